@@ -1,0 +1,3 @@
+//! `wlctl`: the client of the control plane.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The control plane: Gateway API documents in, versioned xDS snapshots out.
+//!
+//! Modules stand in layers, top first. A module uses only modules listed below it.

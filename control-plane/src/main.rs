@@ -1,0 +1,3 @@
+//! `weighlock`: the control plane, and what belongs beside it.
+
+fn main() {}

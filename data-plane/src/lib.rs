@@ -1,0 +1,3 @@
+//! The proxy: xDS in, requests through.
+//!
+//! Modules stand in layers, top first. A module uses only modules listed below it.

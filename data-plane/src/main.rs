@@ -1,0 +1,3 @@
+//! `weighlock-proxy`: the data plane.
+
+fn main() {}
