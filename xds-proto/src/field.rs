@@ -177,7 +177,11 @@ macro_rules! fields {
      read: [$($read:ident),* $(,)?],
      ignore: [$($ignore:ident),* $(,)?],
      refuse: [$($refuse:ident),* $(,)?] $(,)?) => {
-        #[allow(deprecated, reason = "Envoy's deprecated fields are placed like any other")]
+        #[allow(
+            deprecated,
+            clippy::allow_attributes,
+            reason = "Envoy's deprecated fields are placed like any other"
+        )]
         let $Type { $($read,)* $($ignore: _,)* $($refuse,)* } = $message;
         $($crate::field::unsupported(&$refuse, stringify!($refuse))?;)*
     };
