@@ -1,3 +1,5 @@
 //! The proxy: xDS in, requests through.
 //!
 //! Modules stand in layers, top first. A module uses only modules listed below it.
+
+pub mod compile;
