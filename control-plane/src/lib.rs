@@ -1,3 +1,8 @@
 //! The control plane: Gateway API documents in, versioned xDS snapshots out.
 //!
 //! Modules stand in layers, top first. A module uses only modules listed below it.
+
+pub mod app;
+pub mod demo;
+pub mod cli;
+pub mod settings;

@@ -1,3 +1,7 @@
 //! `weighlock`: the control plane, and what belongs beside it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    control_plane::app::main()
+}

@@ -1,3 +1,7 @@
 //! `wlctl`: the client of the control plane.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    control_plane::cli::main()
+}

@@ -1,0 +1,24 @@
+//! `weighlock demo`: the whole product on loopback, in one process tree.
+
+/// The flags of `weighlock demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// `auto` takes free ports instead of 18080, 18000, 19000, 8001 and 8002
+    #[arg(long, value_name = "PORTS", default_value = "fixed")]
+    pub ports: Ports,
+    /// Requests a second that flow by themselves; 0 for none
+    #[arg(long, value_name = "RPS", default_value_t = 40)]
+    pub load: u32,
+    /// Tells the whole story by itself and ends: 0 if no request failed and no connection was closed
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// Which ports the demo takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ports {
+    /// 18080, 18000, 19000, 8001 and 8002.
+    Fixed,
+    /// Free ones.
+    Auto,
+}
