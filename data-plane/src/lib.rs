@@ -3,3 +3,5 @@
 //! Modules stand in layers, top first. A module uses only modules listed below it.
 
 pub mod compile;
+pub mod body;
+pub mod telemetry;

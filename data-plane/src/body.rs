@@ -1,0 +1,370 @@
+//! A message body on its way through the proxy: counted, and given up when nothing moves.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+/// What a body sends before it ends early.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a body ended before its last byte.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The peer that sends it closed or reset.
+    #[error("the sender of the body broke off")]
+    Sender(#[source] hyper::Error),
+    /// A deadline passed while it was under way.
+    #[error("{0} while the body was under way")]
+    Deadline(DeadlineKind),
+    /// A filter that reads the body broke off.
+    #[error("a filter broke off the body")]
+    Filter(#[source] BoxError),
+}
+
+/// Which deadline passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DeadlineKind {
+    /// Nothing moved in either direction for too long.
+    #[error("idle for too long")]
+    Idle,
+    /// The whole exchange took too long.
+    #[error("timeout")]
+    Overall,
+}
+
+/// A request or response body.
+#[derive(Debug, Default)]
+pub struct Body {
+    source: Source,
+    watch: Option<Watch>,
+}
+
+#[derive(Default)]
+enum Source {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Incoming(Incoming),
+    Filtered(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError>>>),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Full(_) => "Full",
+            Self::Incoming(_) => "Incoming",
+            Self::Filtered(_) => "Filtered",
+        })
+    }
+}
+
+impl Body {
+    /// A body without a byte.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// A body that is known as a whole.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
+        Self { source, watch: None }
+    }
+
+    /// A body that streams in from a connection.
+    pub fn incoming(incoming: Incoming) -> Self {
+        let source =
+            if incoming.is_end_stream() { Source::Empty } else { Source::Incoming(incoming) };
+        Self { source, watch: None }
+    }
+
+    /// A body that a filter reads or makes.
+    pub fn filtered<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = BoxError> + 'static,
+    {
+        Self { source: Source::Filtered(Box::pin(body)), watch: None }
+    }
+
+    /// Counts this body in `meter`, and breaks it off when one of its deadlines passes.
+    #[must_use]
+    pub fn watched(mut self, meter: Rc<Meter>, deadlines: Deadlines) -> Self {
+        self.watch = Some(Watch { meter, deadlines, sleep: None });
+        self
+    }
+
+    /// Whether there is nothing to send: such a request can be sent once more.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.source, Source::Empty)
+    }
+}
+
+/// What has gone through a body so far; both bodies of an exchange and its log share them.
+#[derive(Debug)]
+pub struct Meter {
+    bytes: Cell<u64>,
+    ended: Cell<Option<Ended>>,
+    activity: Rc<Activity>,
+}
+
+/// How a body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With its last byte.
+    Complete,
+    /// Its sender broke off.
+    Sender,
+    /// A deadline passed.
+    Deadline(DeadlineKind),
+}
+
+/// When something last moved in an exchange, in either direction.
+#[derive(Debug)]
+pub struct Activity(Cell<Instant>);
+
+impl Activity {
+    /// Something moved now.
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self(Cell::new(Instant::now())))
+    }
+
+    /// Notes that something moved.
+    pub fn touch(&self) {
+        self.0.set(Instant::now());
+    }
+
+    /// When something last moved.
+    pub fn last(&self) -> Instant {
+        self.0.get()
+    }
+}
+
+impl Meter {
+    /// A meter at zero.
+    pub fn new(activity: Rc<Activity>) -> Rc<Self> {
+        Rc::new(Self { bytes: Cell::new(0), ended: Cell::new(None), activity })
+    }
+
+    /// Bytes of the body that have passed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// How the body ended; `None` while it is under way, or when its reader gave up.
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.get()
+    }
+
+    /// Notes that there is no body to come.
+    pub fn end(&self) {
+        self.ended.set(Some(Ended::Complete));
+    }
+}
+
+/// When to give up on a body.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Deadlines {
+    /// The longest time without anything moving in either direction.
+    pub idle: Option<Duration>,
+    /// When the body must have ended.
+    pub end: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    meter: Rc<Meter>,
+    deadlines: Deadlines,
+    // Made at the first wait: most bodies are there at once, and a timer costs.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watch {
+    fn poll_deadlines(&mut self, context: &mut Context<'_>) -> Poll<DeadlineKind> {
+        loop {
+            let idle = self.deadlines.idle.map(|idle| self.meter.activity.last() + idle);
+            let (at, kind) = match (idle, self.deadlines.end) {
+                (None, None) => return Poll::Pending,
+                (Some(idle), None) => (idle, DeadlineKind::Idle),
+                (Some(idle), Some(end)) if idle < end => (idle, DeadlineKind::Idle),
+                (_, Some(end)) => (end, DeadlineKind::Overall),
+            };
+            let sleep = match &mut self.sleep {
+                Some(sleep) => {
+                    if sleep.deadline() > at {
+                        sleep.as_mut().reset(at);
+                    }
+                    sleep
+                }
+                None => self.sleep.insert(Box::pin(tokio::time::sleep_until(at))),
+            };
+            if sleep.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            // The timer may have been set before something moved.
+            if Instant::now() >= at {
+                return Poll::Ready(kind);
+            }
+            sleep.as_mut().reset(at);
+        }
+    }
+}
+
+impl Source {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Incoming(incoming) => Pin::new(incoming)
+                .poll_frame(context)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::Sender))),
+            Self::Filtered(body) => body
+                .as_mut()
+                .poll_frame(context)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::Filter))),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = this.source.poll_frame(context);
+        let Some(watch) = &mut this.watch else { return polled };
+        let meter = &watch.meter;
+        match &polled {
+            Poll::Pending => {
+                let Poll::Ready(kind) = watch.poll_deadlines(context) else { return Poll::Pending };
+                watch.meter.ended.set(Some(Ended::Deadline(kind)));
+                this.source = Source::Empty;
+                return Poll::Ready(Some(Err(BodyError::Deadline(kind))));
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    meter.bytes.set(meter.bytes.get().saturating_add(length));
+                }
+                // A peer that has the last byte asks no more.
+                if this.source.is_end_stream() {
+                    meter.ended.set(Some(Ended::Complete));
+                } else {
+                    meter.activity.touch();
+                }
+            }
+            Poll::Ready(Some(Err(_))) => meter.ended.set(Some(Ended::Sender)),
+            Poll::Ready(None) => meter.ended.set(Some(Ended::Complete)),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => {
+                SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+            }
+            Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Filtered(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) => false,
+            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Filtered(body) => body.is_end_stream(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    struct Never;
+
+    impl http_body::Body for Never {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_counted_and_its_end_noted() {
+        let meter = Meter::new(Activity::new());
+        let body = Body::full("hello").watched(Rc::clone(&meter), Deadlines::default());
+        assert_eq!(body.size_hint().exact(), Some(5));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+        assert_eq!(meter.bytes(), 5);
+        assert_eq!(meter.ended(), Some(Ended::Complete));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stands_still_is_given_up() {
+        let meter = Meter::new(Activity::new());
+        let deadlines = Deadlines {
+            idle: Some(Duration::from_secs(5)),
+            end: Some(Instant::now() + Duration::from_secs(60)),
+        };
+        let body = Body::filtered(Never).watched(Rc::clone(&meter), deadlines);
+        let started = Instant::now();
+        assert!(body.collect().await.is_err());
+        assert_eq!(meter.ended(), Some(Ended::Deadline(DeadlineKind::Idle)));
+        assert_eq!(started.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn activity_elsewhere_keeps_a_body_alive_until_the_overall_deadline() {
+        let activity = Activity::new();
+        let meter = Meter::new(Rc::clone(&activity));
+        let deadlines = Deadlines {
+            idle: Some(Duration::from_secs(5)),
+            end: Some(Instant::now() + Duration::from_secs(8)),
+        };
+        let body = Body::filtered(Never).watched(Rc::clone(&meter), deadlines);
+        let started = Instant::now();
+        let other = async {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            activity.touch();
+        };
+        let (body, ()) = tokio::join!(body.collect(), other);
+        assert!(body.is_err());
+        assert_eq!(meter.ended(), Some(Ended::Deadline(DeadlineKind::Overall)));
+        assert_eq!(started.elapsed().as_secs(), 8);
+    }
+}

@@ -1,0 +1,157 @@
+//! Why the proxy made a reply itself, or a request failed: one closed list.
+
+use http::StatusCode;
+
+/// What the world is told of a [`Why`].
+#[derive(Debug)]
+pub struct Facts {
+    /// The name in logs, metrics and replies.
+    pub name: &'static str,
+    /// The status of the reply; none where there is nobody to reply to, or where it varies.
+    pub status: Option<StatusCode>,
+    /// The gRPC status of the reply: by meaning, where the HTTP status alone would mislead.
+    pub grpc_status: &'static str,
+    /// Envoy's response flag.
+    pub flag: &'static str,
+    /// Envoy's response code details.
+    pub details: &'static str,
+    /// The body of the reply, as Envoy writes it.
+    pub body: &'static str,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $Why:ident: $name:literal, $status:expr, $grpc:literal, $flag:literal,
+       $details:literal, $body:expr;)+) => {
+        /// Why the proxy answered itself, or could not.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Why { $($(#[$doc])+ $Why),+ }
+
+        impl Why {
+            /// Every reason; its place is [`Why::index`].
+            pub const ALL: &[Self] = &[$(Self::$Why),+];
+
+            /// All that is told of it.
+            pub fn facts(self) -> &'static Facts {
+                match self {
+                    $(Self::$Why => {
+                        static FACTS: Facts = Facts {
+                            name: $name,
+                            status: $status,
+                            grpc_status: $grpc,
+                            flag: $flag,
+                            details: $details,
+                            body: $body,
+                        };
+                        &FACTS
+                    })+
+                }
+            }
+        }
+    };
+}
+
+const BAD_REQUEST: Option<StatusCode> = Some(StatusCode::BAD_REQUEST);
+const UNAVAILABLE: Option<StatusCode> = Some(StatusCode::SERVICE_UNAVAILABLE);
+const TIMEOUT: Option<StatusCode> = Some(StatusCode::REQUEST_TIMEOUT);
+
+macro_rules! disconnect {
+    ($reason:literal) => {
+        concat!(
+            "upstream connect error or disconnect/reset before headers. reset reason: ",
+            $reason
+        )
+    };
+}
+
+reasons! {
+    /// No virtual host or no route matched.
+    NoRoute: "no_route", Some(StatusCode::NOT_FOUND), "12", "NR", "route_not_found", "";
+    /// The route answers by itself: a redirect or a fixed response.
+    DirectResponse: "direct_response", None, "2", "", "direct_response", "";
+    /// The route's cluster does not exist.
+    NoCluster: "no_cluster", UNAVAILABLE, "14", "NC", "cluster_not_found", "";
+    /// No endpoint of the cluster may be used.
+    NoHealthyEndpoint: "no_healthy_endpoint", UNAVAILABLE, "14", "UH", "no_healthy_upstream",
+        "no healthy upstream";
+    /// The endpoint refused the connection, or none came about in time.
+    UpstreamConnectFailed: "upstream_connect_failed", UNAVAILABLE, "14", "UF",
+        "upstream_reset_before_response_started{remote_connection_failure}",
+        disconnect!("remote connection failure");
+    /// The TLS handshake with the endpoint failed.
+    UpstreamTlsFailed: "upstream_tls_failed", UNAVAILABLE, "14", "UF",
+        "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+        disconnect!("remote connection failure, transport failure reason: TLS_error");
+    /// The endpoint reset the stream.
+    UpstreamReset: "upstream_reset", UNAVAILABLE, "14", "UR",
+        "upstream_reset_before_response_started{remote_reset}", disconnect!("remote reset");
+    /// The endpoint closed the connection before it answered.
+    UpstreamClosed: "upstream_closed", UNAVAILABLE, "14", "UC",
+        "upstream_reset_before_response_started{connection_termination}",
+        disconnect!("connection termination");
+    /// A kept connection was closed under the request, which may not be repeated.
+    ReusedConnectionClosed: "reused_connection_closed", UNAVAILABLE, "14", "UC",
+        "upstream_reset_before_response_started{connection_termination}",
+        disconnect!("connection termination");
+    /// A limit of the cluster is reached.
+    UpstreamOverflow: "upstream_overflow", UNAVAILABLE, "14", "UO",
+        "upstream_reset_before_response_started{overflow}", disconnect!("overflow");
+    /// The endpoint's answer breaks the protocol.
+    UpstreamProtocolError: "upstream_protocol_error", Some(StatusCode::BAD_GATEWAY), "14", "UPE",
+        "upstream_reset_before_response_started{protocol_error}", disconnect!("protocol error");
+    /// No complete answer within the route's timeout.
+    UpstreamTimeout: "upstream_timeout", Some(StatusCode::GATEWAY_TIMEOUT), "4", "UT",
+        "response_timeout", "upstream request timeout";
+    /// The retries of the policy are used up.
+    RetriesExhausted: "retries_exhausted", None, "14", "URX", "via_upstream", "";
+    /// The request did not arrive in time.
+    RequestTimeout: "request_timeout", TIMEOUT, "4", "DT", "request_overall_timeout",
+        "request timeout";
+    /// Nothing moved for too long.
+    IdleTimeout: "idle_timeout", TIMEOUT, "4", "SI", "stream_idle_timeout", "stream timeout";
+    /// The client went away.
+    ClientClosed: "client_closed", None, "2", "DC", "downstream_remote_disconnect", "";
+    /// The request breaks the protocol, or its path cannot be trusted.
+    BadRequest: "bad_request", BAD_REQUEST, "13", "DPE", "http1.codec_error", "Bad Request";
+    /// The client asks for an upgrade that is not allowed here.
+    UpgradeRefused: "upgrade_refused", Some(StatusCode::FORBIDDEN), "13", "", "upgrade_failed", "";
+    /// The head of the request is larger than allowed.
+    HeadersTooLarge: "headers_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), "8",
+        "", "request_headers_too_large", "";
+    /// A limit of the proxy is reached.
+    Overloaded: "overloaded", UNAVAILABLE, "14", "OM", "overload", "envoy overloaded";
+    /// A fault of the proxy's own.
+    InternalError: "internal_error", Some(StatusCode::INTERNAL_SERVER_ERROR), "13", "",
+        "internal_error", "";
+}
+
+impl Why {
+    /// Its place in [`Why::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in logs, metrics and replies.
+    pub fn name(self) -> &'static str {
+        self.facts().name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_knows_its_place() {
+        for (index, why) in Why::ALL.iter().enumerate() {
+            assert_eq!(why.index(), index);
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        let mut names: Vec<_> = Why::ALL.iter().map(|why| why.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Why::ALL.len());
+    }
+}
