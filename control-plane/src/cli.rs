@@ -8,8 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::settings::environment::Environment;
 
+pub mod client;
 pub mod clock;
 pub mod problem;
+pub mod show;
 
 /// The grammar of `wlctl`.
 #[derive(Debug, Parser)]

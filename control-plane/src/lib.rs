@@ -5,4 +5,5 @@
 pub mod app;
 pub mod demo;
 pub mod cli;
+pub mod source;
 pub mod settings;

@@ -1,0 +1,3 @@
+//! Where documents come from besides the API.
+
+pub mod documents;
