@@ -1,1 +1,13 @@
 //! Harness for tests that drive the real binaries over loopback.
+//!
+//! Modules stand in layers, top first.
+
+pub mod gateway;
+pub mod load;
+pub mod backend;
+pub mod client;
+pub mod tools;
+pub mod process;
+pub mod ports;
+pub mod wait;
+pub mod documents;

@@ -1,0 +1,116 @@
+//! A backend that says who it is and echoes what it was asked.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// A running backend.
+#[derive(Debug)]
+pub struct Backend {
+    /// Where it listens.
+    pub address: SocketAddr,
+    hits: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Backend {
+    /// Starts one on a free port; it speaks HTTP/1.1 and HTTP/2 with prior knowledge.
+    pub async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let hits = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&hits);
+        let task = tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let _ = stream.set_nodelay(true);
+                let count = Arc::clone(&count);
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        answer(name, request)
+                    });
+                    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    let _ =
+                        server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { address, hits, task }
+    }
+
+    /// How many requests it has seen.
+    pub fn hits(&self) -> usize {
+        self.hits.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// `/status/N` answers N, `/slow/MS` waits, an upgrade to `websocket` echoes bytes; all else echoes the request as JSON.
+async fn answer(
+    name: &'static str,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.headers().get("upgrade").is_some_and(|value| value == "websocket") {
+        return Ok(upgrade(request));
+    }
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let mut status = StatusCode::OK;
+    let path = head.uri.path();
+    if let Some(code) = path.strip_prefix("/status/") {
+        status = code.parse().unwrap_or(StatusCode::BAD_REQUEST);
+    }
+    if let Some(wait) = path.strip_prefix("/slow/").and_then(|ms| ms.parse().ok()) {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+    }
+    let headers: serde_json::Map<_, _> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
+        .collect();
+    let host = head.uri.host().map(str::to_owned);
+    let echo = json!({
+        "backend": name, "method": head.method.as_str(), "host": host,
+        "path": head.uri.path_and_query().map_or("", |path| path.as_str()),
+        "version": format!("{:?}", head.version), "headers": headers,
+        "body": String::from_utf8_lossy(&body),
+    });
+    let response = Response::builder()
+        .status(status)
+        .header("x-backend", name)
+        .header("content-type", "application/json");
+    Ok(response.body(Full::new(echo.to_string().into())).unwrap())
+}
+
+fn upgrade(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    tokio::spawn(async move {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        }
+    });
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .body(Full::default())
+        .unwrap()
+}

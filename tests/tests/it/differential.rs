@@ -1,0 +1,148 @@
+//! The same Envoy resources in a real Envoy and in our proxy: the same requests must get the same answers.
+
+mod cases;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use gateway_tests::backend::Backend;
+use gateway_tests::client::{Answer, Ask, ask};
+use gateway_tests::gateway::{ControlPlane, Envoy, Proxy, folder};
+use gateway_tests::{documents, ports, tools, wait};
+use serde_json::{Value, json};
+
+/// Differs from run to run, or between any two proxies.
+const VOLATILE: [&str; 5] =
+    ["date", "x-envoy-upstream-service-time", "content-length", "connection", "transfer-encoding"];
+/// Differs in value, must agree in presence.
+const PRESENT: [&str; 1] = ["x-request-id"];
+
+/// A RouteConfiguration, and what to ask.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// The RouteConfiguration without its name; clusters `a`, `b` and `c` exist.
+    pub(crate) routes: Value,
+    /// More fields of the HTTP connection manager.
+    pub(crate) manager: Value,
+    pub(crate) asks: Vec<Ask>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_proxy_answers_as_envoy_does() {
+    if tools::offline("our_proxy_answers_as_envoy_does") {
+        return;
+    }
+    let data = folder();
+    let control = ControlPlane::start(data.path()).await;
+    let backends =
+        [Backend::start("a").await, Backend::start("b").await, Backend::start("c").await];
+    for node in ["envoy", "ours"] {
+        control.put_group(node, &[]).await;
+    }
+    let _envoy = Envoy::start(control.xds, "envoy", "x", "DELTA_GRPC").await;
+    let _ours = Proxy::start(control.xds, "ours", "x").await;
+
+    let mut wrong = Vec::new();
+    for case in cases::all() {
+        let mut answers = Vec::new();
+        for node in ["envoy", "ours"] {
+            let port = ports::free();
+            control.put_group(node, &resources(&case, port, &backends)).await;
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            match serve(&control, node, address, &case).await {
+                Ok(seen) => answers.push(seen),
+                Err(error) => wrong.push(format!("{} on {node}: {error:#}", case.name)),
+            }
+        }
+        let [envoy, ours] = &answers[..] else { continue };
+        for ((ask, envoy), ours) in case.asks.iter().zip(envoy).zip(ours) {
+            if envoy != ours {
+                let asked = format!("{} {} {} {:?}", ask.method, ask.host, ask.path, ask.headers);
+                wrong.push(format!(
+                    "{}: {asked}\n   envoy {envoy:#?}\n   ours  {ours:#?}",
+                    case.name
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+async fn serve(
+    control: &ControlPlane,
+    node: &str,
+    address: SocketAddr,
+    case: &Case,
+) -> Result<Vec<BTreeMap<String, Value>>> {
+    wait::until(&format!("{} on {node}", case.name), Duration::from_secs(10), || async {
+        let status = control.node(node).await?;
+        if status["state"] == "NACK" {
+            return Ok(Err(format!("{}", status["nack"])));
+        }
+        ensure!(status["state"] == "synced", "{status}");
+        ask(address, &Ask::get("warm.test", "/")).await?;
+        Ok::<_, anyhow::Error>(Ok(()))
+    })
+    .await
+    .or_else(|nack| bail!("NACK {nack}"))?;
+    let mut seen = Vec::new();
+    for one in &case.asks {
+        seen.push(comparable(&ask(address, one).await?, address));
+    }
+    Ok(seen)
+}
+
+/// What of an answer must agree.
+fn comparable(answer: &Answer, address: SocketAddr) -> BTreeMap<String, Value> {
+    let mut seen = BTreeMap::from([("status".to_owned(), json!(answer.status.as_u16()))]);
+    let mut headers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, value) in &answer.headers {
+        if !VOLATILE.contains(&name.as_str()) {
+            let value = String::from_utf8_lossy(value.as_bytes())
+                .replace(&address.to_string(), "<address>");
+            headers.entry(name.as_str()).or_default().push(value);
+        }
+    }
+    seen.insert("headers".into(), json!(headers));
+    let body = answer.json();
+    if body.get("backend").is_none() {
+        seen.insert("body".into(), answer.text().into());
+        return seen;
+    }
+    for key in ["backend", "method", "path", "body"] {
+        seen.insert(format!("upstream {key}"), body[key].clone());
+    }
+    let upstream = body["headers"].as_object().cloned().unwrap_or_default();
+    let upstream: BTreeMap<String, Value> =
+        upstream
+            .into_iter()
+            .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
+            .map(|(name, value)| {
+                if PRESENT.contains(&name.as_str()) {
+                    (name, "<set>".into())
+                } else {
+                    (name, value)
+                }
+            })
+            .collect();
+    seen.insert("upstream headers".into(), json!(upstream));
+    seen
+}
+
+fn resources(case: &Case, port: u16, backends: &[Backend]) -> Vec<Value> {
+    let mut listener = documents::raw_listener("l", port, "r", &[]);
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    for (key, value) in case.manager.as_object().into_iter().flatten() {
+        manager[key] = value.clone();
+    }
+    let mut routes = case.routes.clone();
+    routes["@type"] = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration".into();
+    routes["name"] = "r".into();
+    let mut all = vec![listener, routes];
+    for (name, backend) in ["a", "b", "c"].into_iter().zip(backends) {
+        all.extend(documents::raw_cluster(name, backend.address));
+    }
+    all
+}

@@ -1,0 +1,12 @@
+//! Tests that drive the real binaries over loopback.
+
+mod bad_input;
+mod demo;
+mod differential;
+mod drain;
+mod envoy;
+mod examples;
+mod outage;
+mod shutdown;
+mod static_config;
+mod swap;
