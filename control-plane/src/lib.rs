@@ -5,5 +5,8 @@
 pub mod app;
 pub mod demo;
 pub mod cli;
+pub mod serve;
+pub mod fleet;
+pub mod snapshot;
 pub mod source;
 pub mod settings;
