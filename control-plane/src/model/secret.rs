@@ -49,36 +49,67 @@ impl Secret {
         BASE64_STANDARD.decode(self.data.get(key)?).ok()
     }
 
-    /// The certificate chain and key of a `kubernetes.io/tls` secret, both PEM.
+    /// The certificate chain and key of a `kubernetes.io/tls` secret.
     ///
     /// # Errors
-    /// The key of the value and what is wrong with it.
-    pub fn tls_pair(&self) -> Result<(Vec<u8>, Vec<u8>), (&'static str, String)> {
-        let value = |key| self.value(key).ok_or((key, "required".to_owned()));
-        let (certificate, private_key) = (value("tls.crt")?, value("tls.key")?);
-        check_pair(&certificate, &private_key)?;
-        Ok((certificate, private_key))
+    /// Which value is wrong, and how.
+    pub fn tls_pair(&self) -> Result<TlsPair, BadPair> {
+        let value = |key| self.value(key).ok_or_else(|| BadPair::new(key, "required"));
+        let pair = TlsPair { certificate: value("tls.crt")?, private_key: value("tls.key")? };
+        pair.check()?;
+        Ok(pair)
     }
 }
 
-fn check_pair(certificate: &[u8], private_key: &[u8]) -> Result<(), (&'static str, String)> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate)
-        .collect::<Result<_, _>>()
-        .map_err(|error| ("tls.crt", format!("no PEM certificates: {error}")))?;
-    if chain.is_empty() {
-        return Err(("tls.crt", "holds no PEM certificate".to_owned()));
+/// A certificate chain and its key, both PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TlsPair {
+    /// The chain, the server's own first.
+    pub certificate: Vec<u8>,
+    /// The key.
+    pub private_key: Vec<u8>,
+}
+
+impl std::fmt::Debug for TlsPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsPair")
     }
-    let key = PrivateKeyDer::from_pem_slice(private_key)
-        .map_err(|error| ("tls.key", format!("no PEM private key: {error}")))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    rustls::sign::CertifiedKey::from_der(chain, key, &provider).map(drop).map_err(|error| {
-        match error {
-            rustls::Error::InconsistentKeys(_) => {
-                ("tls.key", "is not the key of the certificate in tls.crt".to_owned())
-            }
-            error => ("tls.crt", error.to_string()),
+}
+
+/// Why a pair cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadPair {
+    /// The key of the value: `tls.crt` or `tls.key`.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl BadPair {
+    fn new(key: &'static str, reason: impl Into<String>) -> Self {
+        Self { key, reason: reason.into() }
+    }
+}
+
+impl TlsPair {
+    fn check(&self) -> Result<(), BadPair> {
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&self.certificate)
+            .collect::<Result<_, _>>()
+            .map_err(|error| BadPair::new("tls.crt", format!("no PEM certificates: {error}")))?;
+        if chain.is_empty() {
+            return Err(BadPair::new("tls.crt", "holds no PEM certificate"));
         }
-    })
+        let key = PrivateKeyDer::from_pem_slice(&self.private_key)
+            .map_err(|error| BadPair::new("tls.key", format!("no PEM private key: {error}")))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let certified = rustls::sign::CertifiedKey::from_der(chain, key, &provider);
+        certified.map(drop).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                BadPair::new("tls.key", "is not the key of the certificate in tls.crt")
+            }
+            error => BadPair::new("tls.crt", error.to_string()),
+        })
+    }
 }
 
 /// The kind.
@@ -134,7 +165,7 @@ fn extra(document: &mut Value, report: &mut Report) {
     }
     if secret.secret_type == TLS
         && report.problems.is_empty()
-        && let Err((key, reason)) = secret.tls_pair()
+        && let Err(BadPair { key, reason }) = secret.tls_pair()
     {
         report.add_at(&format!("data[\"{key}\"]"), codes::BAD_CERTIFICATE, reason);
     }
