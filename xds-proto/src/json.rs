@@ -11,7 +11,9 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
 
 use crate::canonical::{CanonicalError, rewrite};
+use crate::data_source::{self, ReadFile};
 use crate::descriptor;
+use crate::field::FieldError;
 use crate::google::protobuf::Any;
 
 /// The text is not the message it should be.
@@ -99,6 +101,23 @@ pub fn pack<M: Message + Name>(message: &M) -> Result<Any, JsonError> {
     let descriptor = descriptor::by_name(&name).ok_or(JsonError::UnknownType(name))?;
     let value = crate::canonical::canonical(&descriptor, &message.encode_to_vec())?;
     Ok(Any { type_url: M::type_url(), value: value.into() })
+}
+
+/// Replaces the `filename` of every data source in `message`, however deep, by what `read` gives.
+///
+/// # Errors
+/// The place of the first file that cannot be read, and why.
+pub fn inline_files<M: Message + Name + Default>(
+    message: &M,
+    read: ReadFile<'_>,
+) -> Result<M, FieldError> {
+    let descriptor =
+        descriptor_of::<M>().map_err(|error| FieldError::invalid(error.to_string()))?;
+    let invalid = |error: prost::DecodeError| FieldError::invalid(error.to_string());
+    let mut dynamic =
+        DynamicMessage::decode(descriptor, &*message.encode_to_vec()).map_err(invalid)?;
+    data_source::inline(&mut dynamic, read)?;
+    dynamic.transcode_to().map_err(invalid)
 }
 
 fn descriptor_of<M: Name>() -> Result<MessageDescriptor, JsonError> {
@@ -314,5 +333,29 @@ mod tests {
         let value = json!({"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "type_url": "a/b", "value": {"k": 1}});
         let (type_url, bytes) = any_from_json(value).unwrap();
         assert_eq!(any_to_json(&type_url, &bytes).unwrap()["value"]["k"], 1.0);
+    }
+
+    #[test]
+    fn files_are_put_in_their_place_also_inside_any() {
+        let text = r#"
+static_resources:
+  clusters:
+  - name: a
+    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context: {validation_context: {trusted_ca: {filename: /ca.pem}}}
+"#;
+        let bootstrap = from_yaml::<Bootstrap>(text).unwrap();
+        let inlined = inline_files(&bootstrap, &mut |path| Ok(path.to_uppercase().into())).unwrap();
+        let value = to_json(&inlined).unwrap().to_string();
+        assert!(!value.contains("filename") && value.contains("L0NBLlBFTQ=="), "{value}");
+        let error = inline_files(&bootstrap, &mut |_| Err("no".into())).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "static_resources.clusters[0].transport_socket.typed_config.common_tls_context\
+             .validation_context.trusted_ca.filename: no"
+        );
     }
 }

@@ -5,6 +5,7 @@
 pub mod extension;
 pub mod resource;
 pub mod json;
+pub mod data_source;
 pub mod canonical;
 pub mod descriptor;
 pub mod version;
