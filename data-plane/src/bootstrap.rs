@@ -114,8 +114,8 @@ fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
     bootstrap.resources = read_static(statics).at("static_resources")?;
     bootstrap.admin = admin.map(read_admin).transpose().at("admin")?.flatten();
     if let Some(runtime) = layered_runtime {
-        bootstrap.runtime = xds_proto::field::each(runtime.layers, "layers", read_layer)
-            .at("layered_runtime")?;
+        bootstrap.runtime =
+            xds_proto::field::each(runtime.layers, "layers", read_layer).at("layered_runtime")?;
     }
     Ok(bootstrap)
 }

@@ -63,8 +63,7 @@ fn inline_source(source: &mut DynamicMessage, read: ReadFile<'_>) -> Result<bool
         return Ok(false);
     }
     let path = source.get_field_by_name("filename").and_then(|v| v.as_str().map(str::to_owned));
-    let bytes =
-        read(&path.unwrap_or_default()).map_err(FieldError::invalid).at("filename")?;
+    let bytes = read(&path.unwrap_or_default()).map_err(FieldError::invalid).at("filename")?;
     source.set_field_by_name("inline_bytes", Value::Bytes(bytes.into()));
     Ok(true)
 }

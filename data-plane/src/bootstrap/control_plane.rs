@@ -171,7 +171,8 @@ fn read_transport_socket(cluster: &Cluster) -> Result<Option<Tls>, FieldError> {
     let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
         return Err(FieldError::required()).at("typed_config");
     };
-    if any.type_url == "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+    if any.type_url
+        == "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
     {
         return Ok(None);
     }

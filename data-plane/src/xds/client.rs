@@ -259,11 +259,7 @@ impl Client {
     }
 
     /// Hands a response to the config loop; none when that is gone.
-    async fn offer(
-        &self,
-        update: Update,
-        receipt: &Receipt,
-    ) -> Option<oneshot::Receiver<Verdict>> {
+    async fn offer(&self, update: Update, receipt: &Receipt) -> Option<oneshot::Receiver<Verdict>> {
         let (reply, verdict) = oneshot::channel();
         let version = receipt.version.clone();
         self.events.send(Event::Update { update, version, reply }).await.ok()?;
@@ -361,9 +357,8 @@ struct Backoff {
 impl Backoff {
     /// How long to wait; `random` lies between 0 and 1.
     fn next(&mut self, random: f64) -> Duration {
-        let ceiling = BACKOFF_BASE
-            .saturating_mul(2_u32.saturating_pow(self.attempts))
-            .min(BACKOFF_MAX);
+        let ceiling =
+            BACKOFF_BASE.saturating_mul(2_u32.saturating_pow(self.attempts)).min(BACKOFF_MAX);
         self.attempts = self.attempts.saturating_add(1);
         ceiling.mul_f64(random)
     }

@@ -69,7 +69,10 @@ impl Delta {
         })
     }
 
-    fn introduce(&mut self, mut requests: Vec<DeltaDiscoveryRequest>) -> Vec<DeltaDiscoveryRequest> {
+    fn introduce(
+        &mut self,
+        mut requests: Vec<DeltaDiscoveryRequest>,
+    ) -> Vec<DeltaDiscoveryRequest> {
         for request in &mut requests {
             request.node = self.introduction.next();
         }

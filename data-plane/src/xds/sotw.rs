@@ -139,9 +139,7 @@ impl Protocol for Sotw {
                 }
                 self.request(kind, wanted)
             }
-            None => {
-                DiscoveryRequest { type_url: receipt.type_url.clone(), ..Default::default() }
-            }
+            None => DiscoveryRequest { type_url: receipt.type_url.clone(), ..Default::default() },
         };
         answer.response_nonce.clone_from(&receipt.nonce);
         answer.error_detail = refusal.map(|message| Status {
