@@ -9,4 +9,6 @@ pub mod serve;
 pub mod fleet;
 pub mod snapshot;
 pub mod source;
+pub mod model;
 pub mod settings;
+pub mod finding;

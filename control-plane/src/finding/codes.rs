@@ -1,0 +1,118 @@
+//! The codes of what can be wrong with documents: each with its title, what it means and an example.
+
+/// What one code means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// `WL` and four digits, never used for anything else.
+    pub code: &'static str,
+    /// What it is, in a few words.
+    pub title: &'static str,
+    /// Why it is refused or warned of, and what to do.
+    pub text: &'static str,
+    /// A line or two that raise it.
+    pub example: &'static str,
+}
+
+/// What this code means, if it is one.
+pub fn code(code: &str) -> Option<&'static Code> {
+    CODES.iter().find(|known| known.code.eq_ignore_ascii_case(code))
+}
+
+macro_rules! codes {
+    ($($name:ident = $code:literal, $title:literal, $text:literal, $example:literal;)*) => {
+        $(#[doc = $title] pub const $name: &str = $code;)*
+        /// Every code, in order.
+        pub static CODES: &[Code] = &[
+            $(Code { code: $code, title: $title, text: $text, example: $example },)*
+        ];
+    };
+}
+
+codes! {
+    UNKNOWN_FIELD = "WL0002", "unknown field",
+        "The kind has no field of this name. It is refused rather than dropped, because a \
+         misspelled field would otherwise change nothing and say nothing.",
+        "backendRefs: [{name: stable, wieght: 90}]";
+    WRONG_TYPE = "WL0003", "wrong type",
+        "The field holds another type of value than the kind says.",
+        "weight: \"90\"";
+    REQUIRED = "WL0005", "required field missing",
+        "The kind needs this field.",
+        "spec: {listeners: [{name: http, protocol: HTTP}]}   # no port";
+    UNKNOWN_KIND = "WL0006", "unknown kind",
+        "Weighlock serves no kind of this name in this group and version.",
+        "kind: HttpRoute";
+    BACKEND_MISSING = "WL0031", "backend does not exist",
+        "A route sends traffic to a backend that nobody declared. The share of that backend would \
+         answer 500.",
+        "backendRefs: [{group: weighlock.dev, kind: Backend, name: chekout}]";
+    NOT_PERMITTED = "WL0032", "reference not permitted",
+        "A reference into another namespace needs a ReferenceGrant there.",
+        "backendRefs: [{name: stable, namespace: other}]   # no grant in namespace other";
+    LISTENER_MISSING = "WL0033", "listener does not exist",
+        "A route names a Gateway, a section or a port that is not there, so it would not attach.",
+        "parentRefs: [{name: public, sectionName: htps}]";
+    SECRET_MISSING = "WL0034", "certificate does not exist",
+        "A listener names a Secret that nobody declared, so it cannot be served.",
+        "tls: {certificateRefs: [{name: shop-cert}]}";
+    UNKNOWN_REFERENT = "WL0035", "reference to a kind that cannot stand here",
+        "The field takes references to certain kinds only.",
+        "backendRefs: [{kind: ConfigMap, name: x}]";
+    NOT_ALLOWED = "WL0036", "not allowed by the listener",
+        "No listener of the Gateway takes routes of this kind from this namespace.",
+        "allowedRoutes: {namespaces: {from: Same}}   # and the route is elsewhere";
+    NO_HOSTNAME = "WL0037", "no hostname in common",
+        "The hostnames of the route and of the listener do not overlap, so it would never match.",
+        "hostnames: [shop.example]   # listener: api.example";
+    LISTENER_CONFLICT = "WL0038", "listeners conflict",
+        "Two listeners of one port cannot be told apart, or speak protocols that cannot share it.",
+        "listeners: [{port: 80, protocol: HTTP, …}, {port: 80, protocol: HTTPS, …}]";
+    OUT_OF_RANGE = "WL0040", "value out of range",
+        "The value is outside what the field takes.",
+        "weight: 2000000";
+    NOT_SUPPORTED = "WL0041", "not supported",
+        "The field or value is known and Weighlock does not implement it. It is refused by name \
+         rather than ignored.",
+        "filters: [{type: RequestMirror, …}]";
+    CONTRADICTION = "WL0042", "fields that contradict each other",
+        "Each field is right by itself; together they make no sense.",
+        "filters: [{type: RequestRedirect, …}]   # beside backendRefs";
+    BAD_NAME = "WL0043", "malformed name",
+        "The value is not the kind of name, hostname or path that belongs here.",
+        "hostnames: [\"shop_example\"]";
+    DUPLICATE = "WL0044", "given twice",
+        "The entries of this list must differ in what names them.",
+        "listeners: [{name: http, …}, {name: http, …}]";
+    BAD_REGEX = "WL0045", "regex refused",
+        "The expression does not compile. Expressions have RE2 syntax: no look-around and no \
+         back-references.",
+        "path: {type: RegularExpression, value: \"/(?!admin).*\"}";
+    IGNORED_CLASS = "WL0101", "nobody serves this Gateway",
+        "The Gateway names a GatewayClass that is not ours or does not exist.",
+        "gatewayClassName: weihglock";
+    SHADOWED = "WL0107", "rule can never match",
+        "Another match that is equal comes first.",
+        "matches: [{path: {value: /a}}, {path: {value: /a}}]";
+    BAD_CERTIFICATE = "WL0201", "certificate refused",
+        "The Secret's `tls.crt` and `tls.key` are no PEM certificate chain and the key that \
+         belongs to it.",
+        "type: kubernetes.io/tls, data: {tls.crt: …, tls.key: …}";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_in_order_and_used_once() {
+        for pair in CODES.windows(2) {
+            assert!(pair[0].code < pair[1].code, "{} {}", pair[0].code, pair[1].code);
+        }
+    }
+
+    #[test]
+    fn a_code_is_found_in_any_case() {
+        assert_eq!(code("wl0045").map(|code| code.title), Some("regex refused"));
+        assert_eq!(code("WL9999"), None);
+    }
+}

@@ -1,0 +1,409 @@
+//! What an HTTPRoute looks like, and what must hold within it.
+
+use serde_json::Value;
+
+use crate::finding::codes;
+use crate::model::duration;
+use crate::model::regex::check_expression;
+use crate::model::schema::{ObjectSchema, Report, Schema, defaulted, list, optional, required};
+use crate::model::text::Format;
+
+mod filter;
+
+/// `spec`.
+pub(super) const SPEC: Schema = Schema::Object(&ROUTE);
+
+static ROUTE: ObjectSchema = ObjectSchema {
+    fields: &[
+        optional("parentRefs", list(&PARENT, 32)),
+        optional("hostnames", list(&HOSTNAME, 16)),
+        defaulted(
+            "rules",
+            r#"[{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}]"#,
+            Schema::List { item: &RULE, min: 1, max: 16, keys: &[] },
+        ),
+        optional("useDefaultGateways", Schema::Enum(&["All", "None"])),
+    ],
+    rules: &[parents_differ, not_too_many_matches, rule_names_differ],
+};
+
+const HOSTNAME: Schema = Schema::Text(Format::Hostname);
+
+static PARENT: Schema = Schema::Object(&ObjectSchema {
+    fields: &[
+        defaulted("group", "\"gateway.networking.k8s.io\"", Schema::Text(Format::Group)),
+        defaulted("kind", "\"Gateway\"", Schema::Text(Format::KindName)),
+        optional("namespace", Schema::Text(Format::Label)),
+        required("name", Schema::Text(Format::Filled(253))),
+        optional("sectionName", Schema::Text(Format::Subdomain)),
+        optional("port", Schema::Integer { min: 1, max: 65535 }),
+    ],
+    rules: &[],
+});
+
+static RULE: Schema = Schema::Object(&ObjectSchema {
+    fields: &[
+        optional("name", Schema::Text(Format::Subdomain)),
+        defaulted(
+            "matches",
+            r#"[{"path": {"type": "PathPrefix", "value": "/"}}]"#,
+            list(&MATCH, 64),
+        ),
+        optional("filters", list(&filter::FILTER, 16)),
+        optional("backendRefs", list(&BACKEND_REF, 16)),
+        optional("timeouts", Schema::Object(&TIMEOUTS)),
+        optional("retry", Schema::Any),
+        optional("sessionPersistence", Schema::Any),
+    ],
+    rules: &[filter::together, filter::redirect_alone, filter::prefix_needs_match, some_weight],
+});
+
+static TIMEOUTS: ObjectSchema = ObjectSchema {
+    fields: &[
+        optional("request", Schema::Text(Format::Duration)),
+        optional("backendRequest", Schema::Text(Format::Duration)),
+    ],
+    rules: &[|timeouts, report| {
+        let length = |field: &str| timeouts[field].as_str().and_then(duration::parse);
+        if let (Some(request), Some(backend)) = (length("request"), length("backendRequest"))
+            && !request.is_zero()
+            && backend > request
+        {
+            let message = "must not be longer than request";
+            report.add_at("backendRequest", codes::CONTRADICTION, message);
+        }
+    }],
+};
+
+static MATCH: Schema = Schema::Object(&ObjectSchema {
+    fields: &[
+        defaulted("path", r#"{"type": "PathPrefix", "value": "/"}"#, Schema::Object(&PATH)),
+        optional("headers", values(&HEADER)),
+        optional("queryParams", values(&QUERY)),
+        optional("method", Schema::Enum(METHODS)),
+    ],
+    rules: &[],
+});
+
+const METHODS: &[&str] =
+    &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+const COMPARISONS: &[&str] = &["Exact", "RegularExpression"];
+
+const fn values(item: &'static Schema) -> Schema {
+    Schema::List { item, min: 0, max: 16, keys: &["name"] }
+}
+
+static PATH: ObjectSchema = ObjectSchema {
+    fields: &[
+        defaulted(
+            "type",
+            "\"PathPrefix\"",
+            Schema::Enum(&["Exact", "PathPrefix", "RegularExpression"]),
+        ),
+        defaulted("value", "\"/\"", Schema::Text(Format::Free(1024))),
+    ],
+    rules: &[path_value, expression],
+};
+
+static HEADER: Schema = Schema::Object(&ObjectSchema {
+    fields: &[
+        defaulted("type", "\"Exact\"", Schema::Enum(COMPARISONS)),
+        required("name", Schema::Text(Format::HeaderName)),
+        required("value", Schema::Text(Format::HeaderValue(4096))),
+    ],
+    rules: &[expression],
+});
+
+static QUERY: Schema = Schema::Object(&ObjectSchema {
+    fields: &[
+        defaulted("type", "\"Exact\"", Schema::Enum(COMPARISONS)),
+        required("name", Schema::Text(Format::HeaderName)),
+        required("value", Schema::Text(Format::Filled(1024))),
+    ],
+    rules: &[expression],
+});
+
+static BACKEND_REF: Schema = Schema::Object(&ObjectSchema {
+    fields: &[
+        defaulted("group", "\"\"", Schema::Text(Format::Group)),
+        defaulted("kind", "\"Service\"", Schema::Text(Format::KindName)),
+        required("name", Schema::Text(Format::Filled(253))),
+        optional("namespace", Schema::Text(Format::Label)),
+        optional("port", Schema::Integer { min: 1, max: 65535 }),
+        defaulted("weight", "1", Schema::Integer { min: 0, max: 1_000_000 }),
+        optional("filters", list(&filter::FILTER, 16)),
+    ],
+    rules: &[filter::together, port_by_kind],
+});
+
+/// A Service is reached at a port; a Backend names its ports itself.
+fn port_by_kind(reference: &Value, report: &mut Report) {
+    let kind = (reference["group"].as_str(), reference["kind"].as_str());
+    let has_port = !reference["port"].is_null();
+    if kind == (Some(""), Some("Service")) && !has_port {
+        report.add_at("port", codes::REQUIRED, "required for a Service");
+        report.help(Some("for a Backend, give group: weighlock.dev and kind: Backend".to_owned()));
+    } else if kind == (Some("weighlock.dev"), Some("Backend")) && has_port {
+        report.add_at("port", codes::CONTRADICTION, "a Backend names its ports itself");
+    }
+}
+
+fn expression(value: &Value, report: &mut Report) {
+    if value["type"] == "RegularExpression"
+        && let Err(reason) = check_expression(value["value"].as_str().unwrap_or_default())
+    {
+        report.add_at("value", codes::BAD_REGEX, reason);
+    }
+}
+
+fn path_value(path: &Value, report: &mut Report) {
+    if path["type"] == "RegularExpression" {
+        return;
+    }
+    let value = path["value"].as_str().unwrap_or_default();
+    let refused = |message: String, report: &mut Report| {
+        report.add_at("value", codes::BAD_NAME, message);
+    };
+    if !value.starts_with('/') {
+        return refused("must start with /".to_owned(), report);
+    }
+    for part in ["//", "/./", "/../", "%2f", "%2F", "#"] {
+        if value.contains(part) {
+            return refused(format!("must not contain {part}"), report);
+        }
+    }
+    for end in ["/..", "/."] {
+        if value.ends_with(end) {
+            return refused(format!("must not end with {end}"), report);
+        }
+    }
+    if !is_path(value) {
+        refused("has characters that no path has; write them as %XX".to_owned(), report);
+    }
+}
+
+/// RFC 3986 path characters, and whole percent-encodings.
+fn is_path(value: &str) -> bool {
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        let holds = match byte {
+            b'%' => [bytes.next(), bytes.next()]
+                .iter()
+                .all(|digit| digit.is_some_and(|digit| digit.is_ascii_hexdigit())),
+            _ => byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte),
+        };
+        if !holds {
+            return false;
+        }
+    }
+    true
+}
+
+fn rules_of(spec: &Value) -> &[Value] {
+    spec["rules"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn not_too_many_matches(spec: &Value, report: &mut Report) {
+    let count: usize =
+        rules_of(spec).iter().filter_map(|rule| rule["matches"].as_array()).map(Vec::len).sum();
+    if count > 128 {
+        let message = format!("must have at most 128 matches over all rules, has {count}");
+        report.add_at("rules", codes::OUT_OF_RANGE, message);
+    }
+}
+
+fn rule_names_differ(spec: &Value, report: &mut Report) {
+    let rules = rules_of(spec);
+    for (index, rule) in rules.iter().enumerate() {
+        let first = rules.iter().take(index).position(|other| other["name"] == rule["name"]);
+        if let (false, Some(first)) = (rule["name"].is_null(), first) {
+            let message = format!("given twice: the name of rule {first}");
+            report.add_at(&format!("rules[{index}].name"), codes::DUPLICATE, message);
+        }
+    }
+}
+
+/// Several references to one parent must each name a section, and each another one.
+fn parents_differ(spec: &Value, report: &mut Report) {
+    let parents = spec["parentRefs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let parent =
+        |entry: &Value| ["group", "kind", "namespace", "name"].map(|field| entry[field].clone());
+    let section = |entry: &Value| [entry["sectionName"].clone(), entry["port"].clone()];
+    for (index, entry) in parents.iter().enumerate() {
+        let before = parents.iter().take(index).filter(|other| parent(other) == parent(entry));
+        for other in before {
+            let place = format!("parentRefs[{index}]");
+            if other["sectionName"].is_null() != entry["sectionName"].is_null() {
+                let message = "must be given when one parent is referred to twice";
+                report.add_at(&format!("{place}.sectionName"), codes::CONTRADICTION, message);
+                break;
+            } else if section(other) == section(entry) {
+                report.add_at(&place, codes::DUPLICATE, "given twice");
+                break;
+            }
+        }
+    }
+}
+
+/// A rule whose weights are all zero would answer every request with an error.
+fn some_weight(rule: &Value, report: &mut Report) {
+    let references = rule["backendRefs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !references.is_empty() && references.iter().all(|reference| reference["weight"] == 0) {
+        let message = "the weights must not all be 0: no backend would get a request";
+        report.add_at("backendRefs", codes::OUT_OF_RANGE, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::model::httproute::KIND;
+
+    use super::*;
+
+    fn check(spec: Value) -> (Value, Vec<String>) {
+        let mut document = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "r"}, "spec": spec,
+        });
+        let findings = KIND.check(&mut document);
+        let text = |f: &crate::finding::Finding| format!("{} {}: {}", f.code, f.field, f.message);
+        (document["spec"].take(), findings.iter().map(text).collect())
+    }
+
+    fn findings(rule: Value) -> Vec<String> {
+        check(json!({"rules": [rule]})).1
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_crd() {
+        let (spec, none) = check(json!({
+            "parentRefs": [{"name": "g"}],
+            "rules": [
+                {
+                    "matches": [
+                        {"headers": [{"name": "a", "value": "b"}]},
+                        {"path": {"value": "/x"}, "queryParams": [{"name": "a", "value": "b"}]},
+                    ],
+                    "backendRefs": [{"name": "s", "port": 80}],
+                },
+                {"filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}]},
+            ],
+        }));
+        assert_eq!(none, [""; 0]);
+        let root = json!({"type": "PathPrefix", "value": "/"});
+        let exact = json!([{"name": "a", "value": "b", "type": "Exact"}]);
+        assert_eq!(
+            spec,
+            json!({
+                "parentRefs": [{"name": "g", "group": "gateway.networking.k8s.io", "kind": "Gateway"}],
+                "rules": [
+                    {
+                        "matches": [
+                            {"path": root, "headers": exact},
+                            {"path": {"type": "PathPrefix", "value": "/x"}, "queryParams": exact},
+                        ],
+                        "backendRefs":
+                            [{"name": "s", "port": 80, "group": "", "kind": "Service", "weight": 1}],
+                    },
+                    {
+                        "matches": [{"path": root}],
+                        "filters": [{
+                            "type": "RequestRedirect",
+                            "requestRedirect": {"scheme": "https", "statusCode": 302},
+                        }],
+                    },
+                ],
+            })
+        );
+        assert_eq!(check(json!({})).0, json!({"rules": [{"matches": [{"path": root}]}]}));
+    }
+
+    #[test]
+    fn a_misspelled_field_is_named_with_its_path() {
+        assert_eq!(
+            findings(json!({"backendRefs": [{"name": "s", "port": 80, "wieght": 1}]})),
+            ["WL0002 spec.rules[0].backendRefs[0].wieght: unknown field"]
+        );
+    }
+
+    #[test]
+    fn paths_and_expressions_are_checked() {
+        let with = |path: Value| findings(json!({"matches": [{"path": path}]}));
+        for (value, reason) in [
+            ("a", "must start with /"),
+            ("/a//b", "must not contain //"),
+            ("/a/../b", "must not contain /../"),
+            ("/a%2Fb", "must not contain %2F"),
+            ("/a/..", "must not end with /.."),
+            ("/a b", "has characters that no path has; write them as %XX"),
+            ("/a%2", "has characters that no path has; write them as %XX"),
+        ] {
+            assert_eq!(
+                with(json!({"value": value})),
+                [format!("WL0043 spec.rules[0].matches[0].path.value: {reason}")]
+            );
+        }
+        let refused = with(json!({"type": "RegularExpression", "value": "/(?!a).*"}));
+        assert_eq!(refused.len(), 1);
+        assert!(
+            refused[0].starts_with("WL0045 spec.rules[0].matches[0].path.value: "),
+            "{refused:?}"
+        );
+        assert_eq!(with(json!({"type": "RegularExpression", "value": "/a|/b"})), [""; 0]);
+    }
+
+    #[test]
+    fn weights_are_not_all_zero() {
+        let reference = |weight: u32| json!({"name": "s", "port": 80, "weight": weight});
+        assert_eq!(findings(json!({"backendRefs": [reference(0), reference(1)]})), [""; 0]);
+        assert_eq!(
+            findings(json!({"backendRefs": [reference(0), reference(0)]})),
+            [
+                "WL0040 spec.rules[0].backendRefs: the weights must not all be 0: no backend would get \
+              a request"
+            ]
+        );
+        assert_eq!(
+            findings(json!({"backendRefs": [{"name": "s", "weight": 2_000_000}]})),
+            ["WL0040 spec.rules[0].backendRefs[0].weight: must be from 0 to 1000000"]
+        );
+        assert_eq!(
+            findings(json!({"backendRefs": [{"name": "s"}]})),
+            ["WL0005 spec.rules[0].backendRefs[0].port: required for a Service"]
+        );
+    }
+
+    #[test]
+    fn parents_are_told_apart() {
+        let parents = |parents: Value| check(json!({"parentRefs": parents})).1;
+        assert_eq!(
+            parents(json!([{"name": "g", "sectionName": "a"}, {"name": "g", "sectionName": "b"}])),
+            [""; 0]
+        );
+        assert_eq!(
+            parents(json!([{"name": "g"}, {"name": "g", "sectionName": "b"}])),
+            [
+                "WL0042 spec.parentRefs[1].sectionName: must be given when one parent is referred to \
+              twice"
+            ]
+        );
+        assert_eq!(
+            parents(json!([{"name": "g"}, {"name": "h"}, {"name": "g"}])),
+            ["WL0044 spec.parentRefs[2]: given twice"]
+        );
+    }
+
+    #[test]
+    fn a_try_is_no_longer_than_the_request() {
+        assert_eq!(
+            findings(json!({"timeouts": {"request": "1s", "backendRequest": "2s"}})),
+            ["WL0042 spec.rules[0].timeouts.backendRequest: must not be longer than request"]
+        );
+        assert_eq!(
+            findings(json!({"timeouts": {"request": "0s", "backendRequest": "2s"}})),
+            [""; 0]
+        );
+    }
+}
