@@ -9,6 +9,7 @@ pub mod serve;
 pub mod fleet;
 pub mod snapshot;
 pub mod source;
+pub mod store;
 pub mod model;
 pub mod settings;
 pub mod finding;
