@@ -4,6 +4,8 @@
 
 pub mod xds;
 pub mod compile;
+pub mod guard;
+pub mod listener;
 pub mod body;
 pub mod telemetry;
 pub mod bootstrap;

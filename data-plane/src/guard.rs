@@ -1,0 +1,544 @@
+//! Every message head is checked beside the codec, before anything believes it.
+//!
+//! A request that passes has its path and query as its URI, and exactly one valid `host` header,
+//! whatever version it came in.
+
+pub mod path;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request, response};
+
+use self::path::Canonical;
+use crate::listener::http::{HostOptions, HttpOptions, StripPort, Underscores};
+use crate::telemetry::why::Why;
+
+/// A request that is not served, and what the client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// An answer by reason.
+    Why(Why),
+    /// An answer of another status.
+    Status(StatusCode),
+    /// The client is sent to the canonical path.
+    Redirect(HeaderValue),
+}
+
+/// What a request asks for beyond an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// The protocol to upgrade to, as sent.
+    pub upgrade: Option<HeaderValue>,
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Checks the head of a request and makes it canonical. `local_port` is the listener's.
+///
+/// # Errors
+/// When it must not be served.
+pub fn request(
+    head: &mut request::Parts,
+    options: &HttpOptions,
+    local_port: u16,
+) -> Result<Asks, Refused> {
+    version(head, options)?;
+    if head.method == Method::CONNECT {
+        return Err(Refused::Why(Why::BadRequest));
+    }
+    framing(&head.headers, head.version)?;
+    expectation(&mut head.headers)?;
+    if head.headers.len() > options.limits.fields_max {
+        return Err(Refused::Why(Why::HeadersTooLarge));
+    }
+    underscores(&mut head.headers, options.underscores)?;
+    let upgrade = upgrade(&head.headers, head.version);
+    drop_hop_by_hop(&mut head.headers);
+    authority(head, options, local_port)?;
+    target(head, options)?;
+    join_cookies(&mut head.headers);
+    Ok(Asks { upgrade })
+}
+
+fn version(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refused> {
+    if head.version != Version::HTTP_10 && head.version != Version::HTTP_09 {
+        return Ok(());
+    }
+    if !options.http1.accept_http_10 {
+        return Err(Refused::Status(StatusCode::UPGRADE_REQUIRED));
+    }
+    if let Some(host) = &options.http1.default_host
+        && !head.headers.contains_key(HOST)
+    {
+        head.headers.insert(HOST, host.clone());
+    }
+    Ok(())
+}
+
+/// Exactly `chunked`, or a length that is one number; never both (RFC 9112 section 6.3).
+fn framing(headers: &HeaderMap, version: Version) -> Result<(), Refused> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        let is_alone = encodings.next().is_none() && !headers.contains_key(CONTENT_LENGTH);
+        if !is_chunked || !is_alone || version != Version::HTTP_11 {
+            return Err(Refused::Why(Why::BadRequest));
+        }
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || !is_number(length))
+    {
+        return Err(Refused::Why(Why::BadRequest));
+    }
+    Ok(())
+}
+
+fn is_number(value: &HeaderValue) -> bool {
+    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+/// `100-continue` is answered by the codec as soon as somebody reads the body.
+fn expectation(headers: &mut HeaderMap) -> Result<(), Refused> {
+    match headers.remove(EXPECT) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Err(Refused::Status(StatusCode::EXPECTATION_FAILED))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Refused> {
+    let has_underscore = |name: &&HeaderName| name.as_str().contains('_');
+    match action {
+        Underscores::Allow => {}
+        Underscores::Reject => {
+            if headers.keys().any(|name| has_underscore(&name)) {
+                return Err(Refused::Why(Why::BadRequest));
+            }
+        }
+        Underscores::Drop => {
+            let names: Vec<_> = headers.keys().filter(has_underscore).cloned().collect();
+            for name in names {
+                headers.remove(name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The protocol that an HTTP/1.1 client wants to speak from here on. Cleartext HTTP/2 is not
+/// offered this way (RFC 9113 section 3.1).
+fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let is_asked = version == Version::HTTP_11
+        && nominated(headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
+    (is_asked && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+}
+
+fn nominated(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// Removes what concerns one connection only (RFC 9110 section 7.6.1). `te: trailers` stays, since
+/// we forward trailers.
+pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let names: Vec<HeaderName> = nominated(headers)
+            .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+            .filter(|name| !is_protected(name))
+            .collect();
+        for name in names {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    if headers.contains_key(TE) {
+        let wants_trailers = headers.get_all(TE).iter().any(|value| {
+            let mut codings = value.as_bytes().split(|byte| *byte == b',');
+            codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        });
+        headers.remove(TE);
+        if wants_trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    for name in [TRANSFER_ENCODING, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+}
+
+/// What a client cannot have removed by naming it in `connection`: framing, the host, and what we
+/// and the proxies around us say in headers.
+fn is_protected(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "transfer-encoding"
+            | "te"
+            | "upgrade"
+            | "cookie"
+            | "authorization"
+            | "content-type"
+            | "via"
+            | "forwarded"
+            | "x-request-id"
+    ) || name.starts_with("x-forwarded-")
+        || name.starts_with("x-envoy-")
+        || name.starts_with("x-weighlock-")
+}
+
+/// Leaves one `host` header, valid and as the options want it.
+fn authority(
+    head: &mut request::Parts,
+    options: &HttpOptions,
+    local_port: u16,
+) -> Result<(), Refused> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let header = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refused::Why(Why::BadRequest));
+    }
+    let uri = head.uri.authority().map(http::uri::Authority::as_str);
+    let host = match (uri, header) {
+        // RFC 9112 section 3.2.2: the absolute form decides. RFC 9113 section 8.3.1: two that
+        // differ are malformed.
+        (Some(uri), Some(header)) if head.version == Version::HTTP_2 => {
+            if !uri.as_bytes().eq_ignore_ascii_case(header.as_bytes()) {
+                return Err(Refused::Why(Why::BadRequest));
+            }
+            uri
+        }
+        (Some(uri), _) => uri,
+        (None, Some(header)) => header.to_str().map_err(|_| Refused::Why(Why::BadRequest))?,
+        (None, None) => return Err(Refused::Why(Why::BadRequest)),
+    };
+    if !is_authority(host) {
+        return Err(Refused::Why(Why::BadRequest));
+    }
+    let stripped = strip(host, options.host, local_port);
+    if header.is_none_or(|header| header.as_bytes() != stripped.as_bytes()) {
+        let value = HeaderValue::from_str(stripped).map_err(|_| Refused::Why(Why::BadRequest))?;
+        head.headers.insert(HOST, value);
+    }
+    Ok(())
+}
+
+/// Whether this is a host with or without a port, and nothing else (RFC 3986 section 3.2.2).
+fn is_authority(text: &str) -> bool {
+    let (host, port) = split_port(text);
+    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok() && !port.starts_with('+'));
+    let is_host = match host.strip_prefix('[') {
+        Some(v6) => v6.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte))
+        }
+    };
+    is_host && is_port
+}
+
+/// The host, and the port where there is one.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let after_v6 = authority.rfind(']').unwrap_or(0);
+    match authority[after_v6..].rfind(':') {
+        Some(colon) => {
+            let (host, port) = authority.split_at(after_v6 + colon);
+            (host, port.get(1..))
+        }
+        None => (authority, None),
+    }
+}
+
+fn strip(authority: &str, options: HostOptions, local_port: u16) -> &str {
+    let (host, port) = split_port(authority);
+    let strips_port = match options.strip_port {
+        StripPort::No => false,
+        StripPort::Matching => port.and_then(|port| port.parse().ok()) == Some(local_port),
+        StripPort::Any => true,
+    };
+    let kept = if strips_port || port.is_none() { host } else { authority };
+    if options.strip_trailing_dot { kept.strip_suffix('.').unwrap_or(kept) } else { kept }
+}
+
+/// Leaves the canonical path and query as the URI.
+fn target(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refused> {
+    let before = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let is_asterisk = before == "*" && head.method == Method::OPTIONS;
+    if !before.starts_with('/') && !is_asterisk {
+        return Err(Refused::Why(Why::BadRequest));
+    }
+    let is_origin_form = head.uri.authority().is_none() && head.uri.scheme().is_none();
+    let canonical = if is_asterisk {
+        Canonical::Serve(before.into())
+    } else {
+        path::canonical(before, options.path).map_err(|_| Refused::Why(Why::BadRequest))?
+    };
+    match canonical {
+        Canonical::Redirect(to) => {
+            Err(HeaderValue::try_from(to).map_or(Refused::Why(Why::BadRequest), Refused::Redirect))
+        }
+        Canonical::Serve(path) if is_origin_form && path == before => Ok(()),
+        Canonical::Serve(path) => {
+            let path =
+                PathAndQuery::try_from(path.as_ref()).map_err(|_| Refused::Why(Why::BadRequest))?;
+            head.uri = Uri::from(path);
+            Ok(())
+        }
+    }
+}
+
+/// HTTP/2 clients may send cookies in crumbs, which HTTP/1 does not know (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs = headers.get_all(COOKIE).iter().count();
+    if crumbs < 2 {
+        return;
+    }
+    let mut joined = Vec::new();
+    for crumb in headers.get_all(COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// A response that must not be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the response breaks the protocol")]
+pub struct BadResponse;
+
+/// Checks the head of a response. `asked_upgrade` says whether it may be a 101.
+///
+/// # Errors
+/// When its framing cannot be trusted, or it switches protocols and nobody asked.
+pub fn response(head: &mut response::Parts, asked_upgrade: bool) -> Result<(), BadResponse> {
+    let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if !is_chunked || encodings.next().is_some() || head.headers.contains_key(CONTENT_LENGTH) {
+            return Err(BadResponse);
+        }
+    }
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (!is_number(length) || lengths.any(|other| other != length))
+    {
+        return Err(BadResponse);
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return if asked_upgrade { Ok(()) } else { Err(BadResponse) };
+    }
+    if head.status.is_informational() {
+        return Err(BadResponse);
+    }
+    drop_hop_by_hop(&mut head.headers);
+    head.headers.remove(TE);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::http::{Http1Options, PathOptions};
+
+    fn parts(line: &str, version: Version, headers: &[(&str, &str)]) -> request::Parts {
+        let (method, target) = line.split_once(' ').unwrap();
+        let mut request = http::Request::builder().method(method).uri(target).version(version);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn check(line: &str, headers: &[(&str, &str)]) -> Result<(request::Parts, Asks), Refused> {
+        let mut head = parts(line, Version::HTTP_11, headers);
+        request(&mut head, &HttpOptions::default(), 80).map(|asks| (head, asks))
+    }
+
+    #[test]
+    fn what_breaks_framing_or_host_is_refused() {
+        let host = ("host", "a.test");
+        for (line, headers) in [
+            ("GET /", vec![]),
+            ("GET /", vec![host, host]),
+            ("GET /", vec![("host", "")]),
+            ("GET /", vec![("host", "a b")]),
+            ("GET /", vec![("host", "user@a.test")]),
+            ("GET /", vec![("host", "a.test,b.test")]),
+            ("GET /", vec![("host", "a.test/b")]),
+            ("GET /", vec![("host", "a.test:99999")]),
+            ("GET /", vec![("host", "a.test:+1")]),
+            ("GET /", vec![("host", "[::1")]),
+            ("GET /", vec![host, ("transfer-encoding", "chunked"), ("content-length", "1")]),
+            ("GET /", vec![host, ("transfer-encoding", "identity, chunked")]),
+            ("GET /", vec![host, ("transfer-encoding", "chunked, chunked")]),
+            ("GET /", vec![host, ("transfer-encoding", "gzip")]),
+            ("GET /", vec![host, ("transfer-encoding", "chunked"), ("transfer-encoding", "x")]),
+            ("GET /", vec![host, ("content-length", "+5")]),
+            ("GET /", vec![host, ("content-length", "5"), ("content-length", "6")]),
+            ("GET *", vec![host]),
+            ("CONNECT a.test:80", vec![host]),
+        ] {
+            assert_eq!(
+                check(line, &headers).map(|_| ()),
+                Err(Refused::Why(Why::BadRequest)),
+                "{line} {headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_well_formed_passes() {
+        for (line, host) in [
+            ("GET /a?b=c", "a.test"),
+            ("GET /", "a.test:8080"),
+            ("GET /", "[::1]:80"),
+            ("GET /", "127.0.0.1"),
+            ("OPTIONS *", "a.test"),
+            ("GET http://a.test/x", "b.test"),
+        ] {
+            assert!(check(line, &[("host", host)]).is_ok(), "{line} {host}");
+        }
+        let (head, _) = check("GET http://a.test/x?y", &[("host", "b.test")]).unwrap();
+        assert_eq!(head.uri, "/x?y");
+        assert_eq!(head.headers[HOST], "a.test");
+    }
+
+    #[test]
+    fn connection_takes_its_own_headers_and_no_others() {
+        let (head, _) = check(
+            "GET /",
+            &[
+                ("host", "a.test"),
+                ("connection", "close, x-mine, host, x-forwarded-for, content-length"),
+                ("x-mine", "1"),
+                ("x-forwarded-for", "1.2.3.4"),
+                ("content-length", "0"),
+                ("keep-alive", "5"),
+                ("te", "deflate, Trailers"),
+                ("upgrade", "h2c"),
+            ],
+        )
+        .unwrap();
+        let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        assert_eq!(head.headers[TE], "trailers");
+        assert!(head.headers.contains_key("x-forwarded-for"));
+        assert!(head.headers.contains_key(CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_two_headers() {
+        let upgrade = |headers: &[(&str, &str)]| {
+            let mut all = vec![("host", "a.test")];
+            all.extend(headers);
+            check("GET /", &all).unwrap().1.upgrade
+        };
+        assert_eq!(
+            upgrade(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]),
+            Some(HeaderValue::from_static("websocket"))
+        );
+        assert_eq!(upgrade(&[("upgrade", "websocket")]), None);
+        assert_eq!(upgrade(&[("connection", "upgrade"), ("upgrade", "h2c")]), None);
+    }
+
+    #[test]
+    fn http2_joins_crumbs_and_knows_one_authority() {
+        let options = HttpOptions::default();
+        let target = "GET http://a.test/";
+        let mut head = parts(target, Version::HTTP_2, &[("cookie", "a=1"), ("cookie", "b=2")]);
+        request(&mut head, &options, 80).unwrap();
+        assert_eq!(head.headers[COOKIE], "a=1; b=2");
+        assert_eq!(head.headers[HOST], "a.test");
+        let mut head = parts(target, Version::HTTP_2, &[("host", "b.test")]);
+        assert_eq!(request(&mut head, &options, 80), Err(Refused::Why(Why::BadRequest)));
+    }
+
+    #[test]
+    fn ports_and_dots_are_taken_off_as_told() {
+        let host = |strip_port, strip_trailing_dot, host: &str| {
+            strip(host, HostOptions { strip_port, strip_trailing_dot }, 80).to_owned()
+        };
+        assert_eq!(host(StripPort::No, false, "a.test:80"), "a.test:80");
+        assert_eq!(host(StripPort::Matching, false, "a.test:80"), "a.test");
+        assert_eq!(host(StripPort::Matching, false, "a.test:81"), "a.test:81");
+        assert_eq!(host(StripPort::Any, false, "[::1]:81"), "[::1]");
+        assert_eq!(host(StripPort::Any, true, "a.test.:81"), "a.test");
+        assert_eq!(host(StripPort::No, true, "a.test."), "a.test");
+    }
+
+    #[test]
+    fn limits_and_options_refuse_by_their_own_status() {
+        let options = HttpOptions {
+            underscores: Underscores::Reject,
+            path: PathOptions { normalize: true, ..PathOptions::default() },
+            ..HttpOptions::default()
+        };
+        let refused = |line: &str, version, headers: &[(&str, &str)]| {
+            let mut all = vec![("host", "a.test")];
+            all.extend(headers);
+            request(&mut parts(line, version, &all), &options, 80).unwrap_err()
+        };
+        let http11 = Version::HTTP_11;
+        assert_eq!(refused("GET /", http11, &[("a_b", "1")]), Refused::Why(Why::BadRequest));
+        assert_eq!(
+            refused("GET /", Version::HTTP_10, &[]),
+            Refused::Status(StatusCode::UPGRADE_REQUIRED)
+        );
+        assert_eq!(
+            refused("GET /", http11, &[("expect", "200-ok")]),
+            Refused::Status(StatusCode::EXPECTATION_FAILED)
+        );
+        assert_eq!(refused("GET /%00", http11, &[]), Refused::Why(Why::BadRequest));
+        let many = vec![("x-h", "1"); 100];
+        assert_eq!(refused("GET /", http11, &many), Refused::Why(Why::HeadersTooLarge));
+    }
+
+    #[test]
+    fn http_1_0_gets_the_default_host_where_it_is_served() {
+        let options = HttpOptions {
+            http1: Http1Options {
+                accept_http_10: true,
+                default_host: Some(HeaderValue::from_static("a.test")),
+            },
+            ..HttpOptions::default()
+        };
+        let mut head = parts("GET /", Version::HTTP_10, &[]);
+        assert!(request(&mut head, &options, 80).is_ok());
+        assert_eq!(head.headers[HOST], "a.test");
+    }
+
+    #[test]
+    fn a_response_that_breaks_framing_or_switches_unasked_is_refused() {
+        let head = |status: u16, headers: &[(&str, &str)]| {
+            let mut response = http::Response::builder().status(status);
+            for (name, value) in headers {
+                response = response.header(*name, *value);
+            }
+            response.body(()).unwrap().into_parts().0
+        };
+        let chunked = ("transfer-encoding", "chunked");
+        assert!(response(&mut head(200, &[chunked]), false).is_ok());
+        assert!(response(&mut head(200, &[chunked, ("content-length", "1")]), false).is_err());
+        assert!(response(&mut head(200, &[("transfer-encoding", "gzip")]), false).is_err());
+        assert!(response(&mut head(200, &[("content-length", "x")]), false).is_err());
+        assert!(response(&mut head(101, &[]), false).is_err());
+        assert!(response(&mut head(101, &[]), true).is_ok());
+        let mut kept = head(200, &[("connection", "close"), ("keep-alive", "1"), ("x", "1")]);
+        response(&mut kept, false).unwrap();
+        assert_eq!(kept.headers.len(), 1);
+    }
+}

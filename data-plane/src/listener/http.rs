@@ -1,0 +1,298 @@
+//! What the HTTP connection manager of a filter chain was told.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+/// How a chain treats its connections and requests.
+///
+/// The default is what Envoy does when nothing is set, lax where Envoy is lax.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// Which protocol connections speak.
+    pub codec: Codec,
+    /// Who the client is, and who may say so.
+    pub edge: EdgeOptions,
+    /// How paths are made canonical.
+    pub path: PathOptions,
+    /// How the port of the authority is treated.
+    pub host: HostOptions,
+    /// What becomes of header names with underscores.
+    pub underscores: Underscores,
+    /// The `server` header of responses.
+    pub server: ServerHeader,
+    /// How large a request head may be.
+    pub limits: HeadLimits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// HTTP/1 connections.
+    pub http1: Http1Options,
+    /// HTTP/2 connections.
+    pub http2: Http2Options,
+    /// Protocols that a client may upgrade to, in lower case; a route may say otherwise.
+    pub upgrades: Box<[Upgrade]>,
+}
+
+/// Which protocol the connections of a chain speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Codec {
+    /// What ALPN agreed on, or what the first bytes are.
+    #[default]
+    Auto,
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// Who the client is, and who may say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeOptions {
+    /// The peer of the connection is the client, and is added to `x-forwarded-for`.
+    pub use_remote_address: bool,
+    /// Proxies in front that may be believed.
+    pub trusted_hops: u32,
+    /// Leave `x-forwarded-for` as it came.
+    pub skip_xff_append: bool,
+    /// Client addresses that are inside.
+    pub internal: Box<[Cidr]>,
+    /// Added to the `via` header of requests and responses.
+    pub via: Option<HeaderValue>,
+    /// Give each request an id.
+    pub generate_request_id: bool,
+    /// Keep the id that an edge client sent.
+    pub preserve_request_id: bool,
+    /// Tell the id in every response.
+    pub request_id_in_response: bool,
+}
+
+impl Default for EdgeOptions {
+    fn default() -> Self {
+        Self {
+            use_remote_address: false,
+            trusted_hops: 0,
+            skip_xff_append: false,
+            internal: Box::default(),
+            via: None,
+            generate_request_id: true,
+            preserve_request_id: false,
+            request_id_in_response: false,
+        }
+    }
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cidr {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Cidr {
+    /// The range of the addresses whose first `bits` are those of `address`; `None` when an
+    /// address has fewer bits.
+    pub fn new(address: IpAddr, bits: u8) -> Option<Self> {
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        (bits <= width).then_some(Self { address, bits })
+    }
+
+    /// How many leading bits are given.
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Whether the address lies in the range.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(range), IpAddr::V4(address)) => {
+                let differing = u32::from(range) ^ u32::from(address);
+                u32::from(self.bits) <= differing.leading_zeros()
+            }
+            (IpAddr::V6(range), IpAddr::V6(address)) => {
+                let differing = u128::from(range) ^ u128::from(address);
+                u32::from(self.bits) <= differing.leading_zeros()
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// How paths are made canonical before they are matched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathOptions {
+    /// Resolve dot segments, decode what needs no encoding (RFC 3986 section 6).
+    pub normalize: bool,
+    /// Make one slash of several.
+    pub merge_slashes: bool,
+    /// What becomes of `%2F` and `%5C`.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+/// What becomes of `%2F` and `%5C` in a path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// They stay.
+    #[default]
+    Keep,
+    /// The request is refused.
+    Reject,
+    /// The client is sent to the decoded path.
+    Redirect,
+    /// They are decoded.
+    Decode,
+}
+
+/// How the authority is treated before hosts are matched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostOptions {
+    /// Which ports are taken off.
+    pub strip_port: StripPort,
+    /// Take a dot off the end.
+    pub strip_trailing_dot: bool,
+}
+
+/// Which port is taken off the authority.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StripPort {
+    /// None.
+    #[default]
+    No,
+    /// The listener's own.
+    Matching,
+    /// Any.
+    Any,
+}
+
+/// What becomes of header names with underscores.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// They pass.
+    #[default]
+    Allow,
+    /// The request is refused.
+    Reject,
+    /// The header is dropped.
+    Drop,
+}
+
+/// The `server` header of responses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// Ours, whatever upstream says.
+    Overwrite(HeaderValue),
+    /// Ours where upstream says nothing.
+    AppendIfAbsent(HeaderValue),
+    /// What upstream says.
+    PassThrough,
+}
+
+/// How large a request head may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of names and values.
+    pub bytes_max: u32,
+    /// Fields; each cookie crumb is one.
+    pub fields_max: usize,
+}
+
+/// How long things may take; `None` is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A connection without a request.
+    pub connection_idle: Option<Duration>,
+    /// A connection as a whole; then it drains.
+    pub connection_age_max: Option<Duration>,
+    /// A request in which nothing moves; a route may say otherwise.
+    pub stream_idle: Option<Duration>,
+    /// Until the request is there as a whole.
+    pub request: Option<Duration>,
+    /// Until the head of the request is there.
+    pub request_headers: Option<Duration>,
+    /// A stream as a whole; a route may say otherwise.
+    pub stream_age_max: Option<Duration>,
+}
+
+/// What holds for HTTP/1 connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http1Options {
+    /// Serve HTTP/1.0.
+    pub accept_http_10: bool,
+    /// The host of an HTTP/1.0 request without one.
+    pub default_host: Option<HeaderValue>,
+}
+
+/// What holds for HTTP/2 connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Options {
+    /// Streams at a time.
+    pub concurrent_streams_max: u32,
+    /// Bytes that a client may send on a stream without being asked for more.
+    pub stream_window: u32,
+    /// Bytes that a client may send on a connection without being asked for more.
+    pub connection_window: u32,
+    /// Extended CONNECT (RFC 8441).
+    pub allow_connect: bool,
+    /// Pings: how often, and how long the answer may take.
+    pub keepalive: Option<(Duration, Duration)>,
+}
+
+/// A protocol that a client may upgrade to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The protocol, in lower case.
+    pub protocol: Arc<str>,
+    /// Whether it is allowed.
+    pub enabled: bool,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            codec: Codec::default(),
+            edge: EdgeOptions::default(),
+            path: PathOptions::default(),
+            host: HostOptions::default(),
+            underscores: Underscores::default(),
+            server: ServerHeader::Overwrite(HeaderValue::from_static("envoy")),
+            limits: HeadLimits { bytes_max: 60 * 1024, fields_max: 100 },
+            timeouts: Timeouts {
+                connection_idle: Some(Duration::from_secs(3600)),
+                connection_age_max: None,
+                stream_idle: Some(Duration::from_secs(300)),
+                request: None,
+                request_headers: None,
+                stream_age_max: None,
+            },
+            http1: Http1Options::default(),
+            http2: Http2Options {
+                // Envoy 1.40's defaults: 1024 streams, 16 MiB and 24 MiB of window.
+                concurrent_streams_max: 1024,
+                stream_window: 16 << 20,
+                connection_window: 24 << 20,
+                allow_connect: false,
+                keepalive: None,
+            },
+            upgrades: Box::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_holds_the_addresses_with_its_leading_bits() {
+        let range = |text: &str, bits| Cidr::new(text.parse().unwrap(), bits).unwrap();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(range("10.0.0.0", 8).contains(address("10.255.0.1")));
+        assert!(range("10.0.0.0", 8).contains(address("::ffff:10.1.1.1")));
+        assert!(!range("10.0.0.0", 8).contains(address("11.0.0.1")));
+        assert!(range("0.0.0.0", 0).contains(address("1.2.3.4")));
+        assert!(range("fd00::", 8).contains(address("fd12::1")));
+        assert!(!range("fd00::", 8).contains(address("10.0.0.1")));
+        assert!(Cidr::new(address("10.0.0.0"), 33).is_none());
+    }
+}
