@@ -1,5 +1,10 @@
 //! Accepted resources to tables, and tables to a snapshot. Pure: no I/O, no clock.
 
+pub mod cluster;
+pub mod endpoints;
+pub mod secret;
+pub mod tls;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -6,6 +6,8 @@ pub mod xds;
 pub mod compile;
 pub mod guard;
 pub mod listener;
+pub mod cluster;
+pub mod tls;
 pub mod body;
 pub mod telemetry;
 pub mod bootstrap;

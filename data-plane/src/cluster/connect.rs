@@ -1,0 +1,182 @@
+//! Makes one connection to one endpoint.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use xds_proto::convert::Address;
+
+use crate::cluster::failure::UpstreamFailure;
+use crate::cluster::protocol::{ConnectionConfig, TcpKeepalive};
+use crate::tls::client::{ClientTls, Offer};
+
+/// How to connect to an endpoint. Clusters that mean the same share it, and with it a pool.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    pub(crate) address: Address,
+    pub(crate) config: Arc<ConnectionConfig>,
+    pub(crate) tls: Option<EndpointTls>,
+}
+
+/// TLS with one endpoint.
+#[derive(Debug)]
+pub(crate) struct EndpointTls {
+    pub(crate) tls: Arc<ClientTls>,
+    pub(crate) name: ServerName<'static>,
+}
+
+impl PartialEq for EndpointTls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tls, &other.tls) && self.name == other.name
+    }
+}
+
+impl PartialEq for Connector {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address && self.config == other.config && self.tls == other.tls
+    }
+}
+
+/// No connection came about.
+#[derive(Debug)]
+pub(crate) struct ConnectError {
+    pub(crate) reason: UpstreamFailure,
+    pub(crate) source: io::Error,
+}
+
+impl Connector {
+    /// Connects, TLS included, within the connect timeout.
+    pub(crate) async fn connect(&self, offer: Offer) -> Result<Stream, ConnectError> {
+        let connected = tokio::time::timeout(self.config.connect_timeout, self.try_connect(offer));
+        connected.await.unwrap_or_else(|_| {
+            Err(ConnectError {
+                reason: UpstreamFailure::ConnectTimeout,
+                source: io::ErrorKind::TimedOut.into(),
+            })
+        })
+    }
+
+    async fn try_connect(&self, offer: Offer) -> Result<Stream, ConnectError> {
+        let plain = self
+            .open()
+            .await
+            .map_err(|source| ConnectError { reason: UpstreamFailure::Connect, source })?;
+        let Some(EndpointTls { tls, name }) = &self.tls else { return Ok(Stream::Plain(plain)) };
+        let connector = TlsConnector::from(Arc::clone(tls.offering(offer)));
+        let stream = connector
+            .connect(name.clone(), plain)
+            .await
+            .map_err(|source| ConnectError { reason: UpstreamFailure::Tls, source })?;
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    async fn open(&self) -> io::Result<Plain> {
+        match &self.address {
+            Address::Ip(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                if let Some(keepalive) = &self.config.keepalive {
+                    socket2::SockRef::from(&stream).set_tcp_keepalive(&probes(keepalive))?;
+                }
+                Ok(Plain::Tcp(stream))
+            }
+            Address::Pipe(path) => Ok(Plain::Unix(UnixStream::connect(path).await?)),
+            Address::Name(name, _) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is no address")))
+            }
+        }
+    }
+}
+
+fn probes(keepalive: &TcpKeepalive) -> socket2::TcpKeepalive {
+    let mut probes = socket2::TcpKeepalive::new();
+    if let Some(count) = keepalive.probes {
+        probes = probes.with_retries(count);
+    }
+    if let Some(time) = keepalive.time {
+        probes = probes.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        probes = probes.with_interval(interval);
+    }
+    probes
+}
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Plain(Plain),
+    Tls(Box<TlsStream<Plain>>),
+}
+
+impl Stream {
+    /// What ALPN agreed on.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+}
+
+/// A connection without TLS.
+#[derive(Debug)]
+pub(crate) enum Plain {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+macro_rules! delegate {
+    ($Type:ident: $($Variant:ident),+) => {
+        impl AsyncRead for $Type {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                buffer: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() { $(Self::$Variant(io) => Pin::new(io).poll_read(context, buffer)),+ }
+            }
+        }
+
+        impl AsyncWrite for $Type {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                bytes: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() { $(Self::$Variant(io) => Pin::new(io).poll_write(context, bytes)),+ }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                parts: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $(Self::$Variant(io) => Pin::new(io).poll_write_vectored(context, parts)),+
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self { $(Self::$Variant(io) => io.is_write_vectored()),+ }
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $(Self::$Variant(io) => Pin::new(io).poll_flush(context)),+ }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $(Self::$Variant(io) => Pin::new(io).poll_shutdown(context)),+ }
+            }
+        }
+    };
+}
+
+delegate!(Stream: Plain, Tls);
+delegate!(Plain: Tcp, Unix);

@@ -1,0 +1,102 @@
+//! Why an upstream gave no response.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::body::Body;
+use crate::telemetry::stats::UpstreamFailureKind;
+
+/// Why an upstream gave no response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpstreamFailure {
+    /// The connection was not made: refused, unreachable, no such socket.
+    Connect,
+    /// The connection was not made in time.
+    ConnectTimeout,
+    /// The TLS handshake failed.
+    Tls,
+    /// A circuit breaker is open.
+    Overflow,
+    /// The upstream reset the stream or the connection, or cut the response head short.
+    Reset,
+    /// The upstream said that it did not process the request: `REFUSED_STREAM`, or a `GOAWAY` that
+    /// names an earlier stream.
+    Refused,
+    /// A connection made for this request was closed before a byte of the response.
+    Closed,
+    /// A connection that had served before was closed before a byte of the response: keep-alive's
+    /// race.
+    ReusedClosed,
+    /// What came is no HTTP.
+    Protocol,
+    /// The request's own body failed, or the request cannot be said in the upstream's protocol.
+    Request,
+}
+
+impl UpstreamFailure {
+    /// What it counts as.
+    pub fn kind(self) -> UpstreamFailureKind {
+        match self {
+            Self::Connect | Self::ConnectTimeout => UpstreamFailureKind::Connect,
+            Self::Tls => UpstreamFailureKind::Tls,
+            Self::Overflow => UpstreamFailureKind::Overflow,
+            Self::Reset | Self::Refused | Self::Closed | Self::ReusedClosed | Self::Request => {
+                UpstreamFailureKind::Reset
+            }
+            Self::Protocol => UpstreamFailureKind::Protocol,
+        }
+    }
+
+    /// Whether the upstream certainly did nothing for the request, so that it may be sent again
+    /// whatever its method. Its body may be half gone all the same: see [`UpstreamError::request`].
+    pub fn is_unprocessed(self) -> bool {
+        matches!(
+            self,
+            Self::Connect | Self::ConnectTimeout | Self::Tls | Self::Overflow | Self::Refused
+        )
+    }
+}
+
+/// A request without a response.
+#[derive(Debug)]
+pub struct UpstreamError {
+    /// Why.
+    pub reason: UpstreamFailure,
+    /// The request, untouched, when not a byte of it was written. It may be sent again as it is.
+    pub request: Option<Box<http::Request<Body>>>,
+    /// What the layer below says.
+    pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl UpstreamError {
+    pub(crate) fn new(
+        reason: UpstreamFailure,
+        request: Option<http::Request<Body>>,
+        source: Option<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { reason, request: request.map(Box::new), source }
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.reason {
+            UpstreamFailure::Connect => "connection failed",
+            UpstreamFailure::ConnectTimeout => "connection timed out",
+            UpstreamFailure::Tls => "TLS handshake failed",
+            UpstreamFailure::Overflow => "circuit breaker open",
+            UpstreamFailure::Reset => "reset by the upstream",
+            UpstreamFailure::Refused => "refused by the upstream",
+            UpstreamFailure::Closed => "closed by the upstream",
+            UpstreamFailure::ReusedClosed => "reused connection closed by the upstream",
+            UpstreamFailure::Protocol => "invalid response",
+            UpstreamFailure::Request => "request failed",
+        })
+    }
+}
+
+impl Error for UpstreamError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}

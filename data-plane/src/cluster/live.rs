@@ -1,0 +1,195 @@
+//! Counts of a cluster and its endpoints that survive a swap, and the circuit breakers over them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::telemetry::stats::{ClusterStats, Limit};
+
+/// Limits of a cluster across all workers. The defaults are Envoy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breakers {
+    /// Connections. A worker without one to an endpoint may always open one.
+    pub connections_max: u32,
+    /// Requests that wait for a connection.
+    pub pending_max: u32,
+    /// Requests in flight.
+    pub requests_max: u32,
+    /// Retries in flight, unless there is a budget.
+    pub retries_max: u32,
+    /// Retries in flight as a share of the requests.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// Retries in flight as a share of the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Millionths of the requests in flight and pending.
+    pub share_millionths: u32,
+    /// So many retries are allowed in any case.
+    pub retries_min: u32,
+}
+
+impl Default for Breakers {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            pending_max: 1024,
+            requests_max: 1024,
+            retries_max: 3,
+            retry_budget: None,
+        }
+    }
+}
+
+/// What is counted of a cluster, by all workers. Kept for as long as a cluster has its name.
+#[derive(Debug)]
+pub struct ClusterLive {
+    /// Open connections.
+    pub connections: AtomicU32,
+    /// Requests that wait for a connection.
+    pub pending: AtomicU32,
+    /// Requests in flight.
+    pub requests: AtomicU32,
+    /// Retries in flight.
+    pub retries: AtomicU32,
+    /// Counters for `/metrics`.
+    pub stats: Arc<ClusterStats>,
+}
+
+impl ClusterLive {
+    /// Nothing counted yet.
+    pub fn new(stats: Arc<ClusterStats>) -> Self {
+        Self {
+            connections: AtomicU32::new(0),
+            pending: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
+            retries: AtomicU32::new(0),
+            stats,
+        }
+    }
+
+    /// A place among the retries in flight, unless the breaker is open. Drop it when the retry ends.
+    pub fn retry(self: &Arc<Self>, breakers: &Breakers) -> Option<Slot> {
+        let max = match breakers.retry_budget {
+            None => breakers.retries_max,
+            Some(budget) => {
+                let busy = self.requests.load(Relaxed).saturating_add(self.pending.load(Relaxed));
+                let share = u64::from(busy) * u64::from(budget.share_millionths) / 1_000_000;
+                u32::try_from(share).unwrap_or(u32::MAX).max(budget.retries_min)
+            }
+        };
+        Slot::take(self, Limit::Retries, max)
+    }
+
+    /// Whether one more would exceed the limit.
+    pub fn is_open(&self, limit: Limit, breakers: &Breakers) -> bool {
+        self.counter(limit).load(Relaxed) >= maximum(limit, breakers)
+    }
+
+    fn counter(&self, limit: Limit) -> &AtomicU32 {
+        match limit {
+            Limit::Connections => &self.connections,
+            Limit::Pending => &self.pending,
+            Limit::Requests => &self.requests,
+            Limit::Retries => &self.retries,
+        }
+    }
+}
+
+fn maximum(limit: Limit, breakers: &Breakers) -> u32 {
+    match limit {
+        Limit::Connections => breakers.connections_max,
+        Limit::Pending => breakers.pending_max,
+        Limit::Requests => breakers.requests_max,
+        Limit::Retries => breakers.retries_max,
+    }
+}
+
+/// One counted thing under a limit, until it is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    live: Arc<ClusterLive>,
+    limit: Limit,
+    max: u32,
+}
+
+impl Slot {
+    /// Counts one more, unless there are `max` of them.
+    pub(crate) fn take(live: &Arc<ClusterLive>, limit: Limit, max: u32) -> Option<Self> {
+        let counter = live.counter(limit);
+        let before = counter.fetch_add(1, Relaxed);
+        if before >= max {
+            counter.fetch_sub(1, Relaxed);
+            return None;
+        }
+        if before + 1 == max {
+            live.stats.set_breaker(limit, true);
+        }
+        Some(Self { live: Arc::clone(live), limit, max })
+    }
+
+    /// Counts one more under the limit of the cluster, if it allows.
+    pub(crate) fn under(
+        live: &Arc<ClusterLive>,
+        limit: Limit,
+        breakers: &Breakers,
+    ) -> Option<Self> {
+        Self::take(live, limit, maximum(limit, breakers))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let before = self.live.counter(self.limit).fetch_sub(1, Relaxed);
+        if before == self.max {
+            self.live.stats.set_breaker(self.limit, false);
+        }
+    }
+}
+
+/// What is counted of an endpoint, by all workers. Kept for as long as its cluster has the address.
+#[derive(Debug, Default)]
+pub struct EndpointLive {
+    /// Requests in flight.
+    pub requests: AtomicU32,
+    /// Requests sent.
+    pub requests_total: AtomicU64,
+    /// Requests that failed before a response.
+    pub failures_total: AtomicU64,
+    /// Open connections.
+    pub connections: AtomicU32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live() -> Arc<ClusterLive> {
+        Arc::new(ClusterLive::new(Arc::default()))
+    }
+
+    #[test]
+    fn a_limit_lets_in_so_many_and_no_more() {
+        let live = live();
+        let breakers = Breakers { requests_max: 1, ..Breakers::default() };
+        let first = Slot::under(&live, Limit::Requests, &breakers);
+        assert!(first.is_some());
+        assert!(live.is_open(Limit::Requests, &breakers));
+        assert!(Slot::under(&live, Limit::Requests, &breakers).is_none());
+        drop(first);
+        assert!(Slot::under(&live, Limit::Requests, &breakers).is_some());
+    }
+
+    #[test]
+    fn a_retry_budget_is_a_share_of_the_requests_but_never_less_than_its_minimum() {
+        let live = live();
+        let budget = RetryBudget { share_millionths: 200_000, retries_min: 1 };
+        let breakers =
+            Breakers { retry_budget: Some(budget), retries_max: 0, ..Breakers::default() };
+        let first = live.retry(&breakers);
+        assert!(first.is_some());
+        assert!(live.retry(&breakers).is_none());
+        live.requests.store(10, Relaxed);
+        assert!(live.retry(&breakers).is_some());
+    }
+}

@@ -1,0 +1,96 @@
+//! How connections of a cluster are made and how long they live.
+
+use std::time::Duration;
+
+/// Everything about a cluster's connections but their TLS. Where two are equal, connections are
+/// carried over from one cluster to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionConfig {
+    /// Until the TLS handshake is done. Envoy's default is 5 s.
+    pub connect_timeout: Duration,
+    /// What is spoken.
+    pub protocol: UpstreamProtocol,
+    /// How long a connection may lie idle. Envoy's default is an hour; `None` is for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long a connection may be used.
+    pub connection_duration_max: Option<Duration>,
+    /// How many requests a connection may carry.
+    pub requests_max: Option<u32>,
+    /// Fields in a response head.
+    pub headers_max: usize,
+    /// Bytes in a response head.
+    pub head_bytes_max: u32,
+    /// Settings of HTTP/2 connections.
+    pub http2: Http2Config,
+    /// TCP keep-alive probes.
+    pub keepalive: Option<TcpKeepalive>,
+}
+
+/// What is spoken with the endpoints of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, with prior knowledge where there is no TLS.
+    Http2,
+    /// What ALPN agrees on.
+    Auto,
+    /// What the client speaks.
+    Downstream,
+}
+
+/// Settings of HTTP/2 connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http2Config {
+    /// Streams at a time; the upstream may allow less.
+    pub streams_max: u32,
+    /// Bytes that a stream may have on the way to us.
+    pub stream_window: u32,
+    /// Bytes that a connection may have on the way to us.
+    pub connection_window: u32,
+    /// A ping after so long, if set.
+    pub ping_interval: Option<Duration>,
+    /// The connection is dead when a ping has no answer for so long.
+    pub ping_timeout: Duration,
+}
+
+/// TCP keep-alive probes; what is not set is the system's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Probes without an answer until the connection is dead.
+    pub probes: Option<u32>,
+    /// Idle time before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            protocol: UpstreamProtocol::Http1,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            connection_duration_max: None,
+            requests_max: None,
+            headers_max: 100,
+            head_bytes_max: 60 * 1024,
+            http2: Http2Config::default(),
+            keepalive: None,
+        }
+    }
+}
+
+impl Default for Http2Config {
+    fn default() -> Self {
+        Self {
+            streams_max: 1024,
+            // A slow client may hold so much of each response; the connection's window is far
+            // larger, so that a few of them do not stop the others.
+            stream_window: 128 * 1024,
+            connection_window: 16 * 1024 * 1024,
+            ping_interval: None,
+            ping_timeout: Duration::from_secs(20),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Secrets as accepted: a certificate with its key, or whom to trust.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::sign::CertifiedKey;
+
+use crate::tls::SecretError;
+use crate::tls::names::NameMatcher;
+
+/// Secrets by name.
+pub type Secrets = HashMap<Arc<str>, Arc<SecretConfig>>;
+
+/// A secret, compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretConfig {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it holds.
+    pub kind: SecretKind,
+}
+
+/// What a secret holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretKind {
+    /// A certificate with its key.
+    Certificate(Arc<Certificate>),
+    /// Whom to trust.
+    Validation(Arc<Validation>),
+}
+
+/// A certificate chain and the key that matches it.
+pub struct Certificate {
+    /// As rustls wants it.
+    pub key: Arc<CertifiedKey>,
+    /// The DNS names of the certificate, in lower case.
+    pub names: Box<[Box<str>]>,
+    /// Hash of the chain; two with the same chain are the same.
+    pub digest: [u8; 32],
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("names", &self.names).field("key", &"***").finish()
+    }
+}
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Certificate {}
+
+/// Whom to trust, and which names a peer must have.
+#[derive(Clone)]
+pub struct Validation {
+    /// The authorities that may vouch; empty when none are named.
+    pub roots: Arc<RootCertStore>,
+    /// One of these names must be in the peer's certificate, if there are any.
+    pub names: Box<[NameMatcher]>,
+    /// Whether a server tells its clients which authorities it trusts.
+    pub sends_authorities: bool,
+    /// Hash of the roots.
+    pub digest: [u8; 32],
+}
+
+impl fmt::Debug for Validation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Validation")
+            .field("roots", &self.roots.len())
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Validation {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+            && self.names == other.names
+            && self.sends_authorities == other.sends_authorities
+    }
+}
+
+impl Eq for Validation {}
+
+impl Validation {
+    /// Envoy's merge of a default context with the one that SDS delivers: what the secret sets
+    /// wins, names add up.
+    fn merged(default: &Self, secret: &Self) -> Self {
+        let roots = if secret.roots.is_empty() { default } else { secret };
+        Self {
+            roots: Arc::clone(&roots.roots),
+            names: default.names.iter().chain(&secret.names).cloned().collect(),
+            sends_authorities: default.sends_authorities && secret.sends_authorities,
+            digest: roots.digest,
+        }
+    }
+}
+
+/// Where a certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// The resource holds it.
+    Inline(Arc<Certificate>),
+    /// The secret of this name.
+    Secret(Arc<str>),
+}
+
+impl CertificateSource {
+    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Secret(name) => Some(name),
+        }
+    }
+
+    pub(crate) fn find(&self, secrets: &Secrets) -> Result<Arc<Certificate>, SecretError> {
+        match self {
+            Self::Inline(certificate) => Ok(Arc::clone(certificate)),
+            Self::Secret(name) => match &secret(name, secrets)?.kind {
+                SecretKind::Certificate(certificate) => Ok(Arc::clone(certificate)),
+                SecretKind::Validation(_) => {
+                    Err(SecretError::WrongKind(Arc::clone(name), "certificate"))
+                }
+            },
+        }
+    }
+}
+
+/// Where trust comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValidationSource {
+    /// The resource holds it.
+    Inline(Arc<Validation>),
+    /// The secret of this name.
+    Secret(Arc<str>),
+    /// The secret of this name, over what the resource holds.
+    Combined(Arc<Validation>, Arc<str>),
+}
+
+impl ValidationSource {
+    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Secret(name) | Self::Combined(_, name) => Some(name),
+        }
+    }
+
+    pub(crate) fn find(&self, secrets: &Secrets) -> Result<Arc<Validation>, SecretError> {
+        let named = |name: &Arc<str>| match &secret(name, secrets)?.kind {
+            SecretKind::Validation(validation) => Ok(Arc::clone(validation)),
+            SecretKind::Certificate(_) => {
+                Err(SecretError::WrongKind(Arc::clone(name), "validation context"))
+            }
+        };
+        match self {
+            Self::Inline(validation) => Ok(Arc::clone(validation)),
+            Self::Secret(name) => named(name),
+            Self::Combined(default, name) => {
+                Ok(Arc::new(Validation::merged(default, &*named(name)?)))
+            }
+        }
+    }
+}
+
+fn secret<'a>(name: &Arc<str>, secrets: &'a Secrets) -> Result<&'a SecretConfig, SecretError> {
+    secrets.get(name).map(AsRef::as_ref).ok_or_else(|| SecretError::Missing(Arc::clone(name)))
+}
