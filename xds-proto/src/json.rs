@@ -82,6 +82,19 @@ pub fn any_to_json(type_url: &str, bytes: &[u8]) -> Result<Value, JsonError> {
     Ok(value)
 }
 
+/// As [`any_to_json`], with every secret replaced by `[redacted]`: what people may see.
+///
+/// # Errors
+/// When the bytes do not decode.
+pub fn any_to_redacted_json(type_url: &str, bytes: &[u8]) -> Result<Value, JsonError> {
+    let descriptor = descriptor::by_type_url(type_url)
+        .ok_or_else(|| JsonError::UnknownType(type_url.to_owned()))?;
+    let mut message = DynamicMessage::decode(descriptor, bytes)
+        .map_err(|error| JsonError::Syntax(error.to_string()))?;
+    crate::redact::redact(&mut message);
+    any_to_json(type_url, &message.encode_to_vec())
+}
+
 /// A message as JSON, in Envoy's field names.
 ///
 /// # Errors
@@ -357,5 +370,32 @@ static_resources:
             "static_resources.clusters[0].transport_socket.typed_config.common_tls_context\
              .validation_context.trusted_ca.filename: no"
         );
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let secret = json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            "name": "s",
+            "tls_certificate": {
+                "certificate_chain": {"inline_string": "public"},
+                "private_key": {"inline_string": "hidden"},
+            },
+        });
+        let (type_url, bytes) = any_from_json(secret).unwrap();
+        let shown = any_to_redacted_json(&type_url, &bytes).unwrap().to_string();
+        assert!(shown.contains("public") && shown.contains("[redacted]"), "{shown}");
+        assert!(!shown.contains("hidden"));
+        let listener = json!({
+            "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+            "name": "l",
+            "filter_chains": [{"transport_socket": {"name": "tls", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": {"tls_certificates": [{"private_key": {"inline_string": "hidden"}}]},
+            }}}],
+        });
+        let (type_url, bytes) = any_from_json(listener).unwrap();
+        let shown = any_to_redacted_json(&type_url, &bytes).unwrap().to_string();
+        assert!(!shown.contains("hidden") && shown.contains("[redacted]"), "{shown}");
     }
 }

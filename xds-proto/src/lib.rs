@@ -5,6 +5,7 @@
 pub mod extension;
 pub mod resource;
 pub mod json;
+mod redact;
 pub mod data_source;
 pub mod canonical;
 pub mod descriptor;
