@@ -2,6 +2,7 @@
 //!
 //! Modules stand in layers, top first. A module uses only modules listed below it.
 
+pub mod app;
 pub mod xds;
 pub mod compile;
 pub mod guard;
