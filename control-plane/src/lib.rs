@@ -5,6 +5,8 @@
 pub mod app;
 pub mod demo;
 pub mod cli;
+pub mod status;
+pub mod translate;
 pub mod serve;
 pub mod fleet;
 pub mod snapshot;

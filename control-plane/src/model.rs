@@ -1,5 +1,12 @@
 //! Documents as typed, checked objects: what translation reads.
 
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::finding::{Finding, Severity, codes};
+
 pub mod kind;
 pub mod backend;
 pub mod gateway;
@@ -14,3 +21,89 @@ pub mod schema;
 pub mod text;
 pub mod duration;
 pub mod suggest;
+
+use backend::Backend;
+use gateway::Gateway;
+use gatewayclass::GatewayClass;
+use httproute::HttpRoute;
+use kind::Kind;
+use meta::Place;
+use namespace::Namespace;
+use referencegrant::ReferenceGrant;
+use secret::Secret;
+
+/// All objects, by place.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Model {
+    /// GatewayClass.
+    pub classes: BTreeMap<Place, GatewayClass>,
+    /// Gateway.
+    pub gateways: BTreeMap<Place, Gateway>,
+    /// HTTPRoute.
+    pub routes: BTreeMap<Place, HttpRoute>,
+    /// Backend.
+    pub backends: BTreeMap<Place, Backend>,
+    /// Secret.
+    pub secrets: BTreeMap<Place, Secret>,
+    /// ReferenceGrant.
+    pub grants: BTreeMap<Place, ReferenceGrant>,
+    /// Namespace.
+    pub namespaces: BTreeMap<Place, Namespace>,
+    /// What could not be read: documents that were never checked.
+    pub unreadable: Vec<Finding>,
+}
+
+impl Model {
+    /// Reads documents that [`Kind::check`] has checked and filled in.
+    pub fn from_objects<'a>(objects: impl IntoIterator<Item = (&'a Kind, &'a Value)>) -> Self {
+        let mut model = Self::default();
+        for (kind, document) in objects {
+            model.add(kind, document);
+        }
+        model
+    }
+
+    fn add(&mut self, kind: &Kind, document: &Value) {
+        let place = Place::new(
+            document["metadata"]["namespace"].as_str().unwrap_or_default(),
+            document["metadata"]["name"].as_str().unwrap_or_default(),
+        );
+        let read = match kind.kind {
+            "GatewayClass" => put(&mut self.classes, place, document),
+            "Gateway" => put(&mut self.gateways, place, document),
+            "HTTPRoute" => put(&mut self.routes, place, document),
+            "Backend" => put(&mut self.backends, place, document),
+            "Secret" => put(&mut self.secrets, place, document),
+            "ReferenceGrant" => put(&mut self.grants, place, document),
+            "Namespace" => put(&mut self.namespaces, place, document),
+            _ => Ok(()),
+        };
+        if let Err(error) = read {
+            self.unreadable.push(Finding {
+                code: codes::WRONG_TYPE,
+                severity: Severity::Error,
+                object: format!("{} {}", kind.kind, kind::name_of(document)),
+                field: String::new(),
+                message: error.to_string(),
+                help: None,
+            });
+        }
+    }
+
+    /// The labels of a namespace; each carries its name, whether it has a document or not.
+    pub fn namespace_labels(&self, namespace: &str) -> BTreeMap<String, String> {
+        let document = self.namespaces.get(&Place::new("", namespace));
+        let mut labels = document.map(|n| n.metadata.labels.clone()).unwrap_or_default();
+        labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
+        labels
+    }
+}
+
+fn put<T: DeserializeOwned>(
+    objects: &mut BTreeMap<Place, T>,
+    place: Place,
+    document: &Value,
+) -> Result<(), serde_json::Error> {
+    objects.insert(place, T::deserialize(document)?);
+    Ok(())
+}
