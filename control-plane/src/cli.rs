@@ -10,8 +10,10 @@ use crate::settings::environment::Environment;
 
 pub mod client;
 pub mod clock;
+pub mod files;
 pub mod problem;
 pub mod show;
+pub mod weights;
 
 /// The grammar of `wlctl`.
 #[derive(Debug, Parser)]

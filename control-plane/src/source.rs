@@ -1,3 +1,4 @@
 //! Where documents come from besides the API.
 
 pub mod documents;
+pub mod folder;
