@@ -8,12 +8,26 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::settings::environment::Environment;
 
+mod apply;
 pub mod client;
 pub mod clock;
+mod delete;
+mod events;
 pub mod files;
+mod get;
+mod history;
 pub mod problem;
+mod rollout;
+mod session;
+mod shift;
 pub mod show;
+mod status;
+mod target;
+mod version;
 pub mod weights;
+
+use problem::{Exit, Problem};
+use session::Session;
 
 /// The grammar of `wlctl`.
 #[derive(Debug, Parser)]
@@ -228,7 +242,38 @@ struct HistoryArgs {
 
 /// Runs `wlctl` with the arguments of this process.
 pub fn main() -> ExitCode {
-    let _cli = Cli::parse();
-    let _environment = Environment::read();
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    let environment = Environment::read();
+    let style = session::style(&cli.global, &environment, show::stderr_is_terminal());
+    match start(&cli, &environment) {
+        Ok(exit) => exit.into(),
+        Err(problem) => {
+            show::note(&problem.render(&style.mark(show::Mark::Bad)));
+            problem.exit.into()
+        }
+    }
+}
+
+fn start(cli: &Cli, environment: &Environment) -> Result<Exit, Problem> {
+    let session = Session::new(&cli.global, environment)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Problem::new(Exit::Failed, "", "the program cannot start").detail(error.to_string())
+        })?;
+    runtime.block_on(run(&session, &cli.command))
+}
+
+async fn run(session: &Session, command: &Command) -> Result<Exit, Problem> {
+    match command {
+        Command::Status(args) => status::run(session, args).await,
+        Command::Get(args) => get::run(session, args).await,
+        Command::Apply(args) => apply::run(session, args).await,
+        Command::Delete(args) => delete::run(session, args).await,
+        Command::Shift(args) => shift::run(session, args).await,
+        Command::Events(args) => events::run(session, args).await,
+        Command::History(args) => history::run(session, args).await,
+        Command::Version => version::run(session).await,
+    }
 }

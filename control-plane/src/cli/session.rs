@@ -68,6 +68,11 @@ impl Session {
         show::note(&format!("{} {text}\n", self.err.mark(Mark::Warn)));
     }
 
+    /// A question on standard error.
+    pub(super) fn ask(&self, text: &str) {
+        show::note(text);
+    }
+
     /// A hint on standard error.
     pub(super) fn hint(&self, text: &str) {
         show::note(&format!("{text}\n"));
