@@ -47,6 +47,7 @@ pub struct Cli {
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Global {
     /// The control plane [env: WLCTL_SERVER] [default: http://127.0.0.1:18080]
     #[arg(long, global = true, value_name = "URL")]
@@ -84,24 +85,17 @@ struct Global {
 /// How results look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Columns.
     Table,
-    /// More columns.
     Wide,
-    /// The API's answer, unchanged.
     Json,
-    /// The API's answer as YAML.
     Yaml,
 }
 
 /// When to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum When {
-    /// On a terminal.
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 
@@ -256,10 +250,8 @@ pub fn main() -> ExitCode {
 
 fn start(cli: &Cli, environment: &Environment) -> Result<Exit, Problem> {
     let session = Session::new(&cli.global, environment)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             Problem::new(Exit::Failed, "", "the program cannot start").detail(error.to_string())
         })?;
     runtime.block_on(run(&session, &cli.command))

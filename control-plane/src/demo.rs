@@ -3,8 +3,8 @@
 /// The flags of `weighlock demo`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoArgs {
-    /// `auto` takes free ports instead of 18080, 18000, 19000, 8001 and 8002
-    #[arg(long, value_name = "PORTS", default_value = "fixed")]
+    /// `fixed`: 18080, 18000, 19000, 8001 and 8002; `auto`: free ones
+    #[arg(long, value_name = "PORTS", default_value = "fixed", hide_possible_values = true)]
     pub ports: Ports,
     /// Requests a second that flow by themselves; 0 for none
     #[arg(long, value_name = "RPS", default_value_t = 40)]

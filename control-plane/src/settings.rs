@@ -155,14 +155,19 @@ pub struct ServeArgs {
     /// A file or folder of documents, read and watched; over the API they are read-only
     #[arg(long, value_name = "FILE_OR_DIR")]
     pub config: Option<PathBuf>,
-    /// What keeps the documents; `memory` forgets them at the end [default: redb]
-    #[arg(long = "store-kind", visible_alias = "store", value_name = "KIND")]
+    /// What keeps the documents: `redb`, or `memory`, which forgets them at the end [default: redb]
+    #[arg(
+        long = "store-kind",
+        visible_alias = "store",
+        value_name = "KIND",
+        hide_possible_values = true
+    )]
     pub store: Option<StoreKind>,
-    /// The least important log line that is written [default: info]
-    #[arg(long, value_name = "LEVEL")]
+    /// The least important log line: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", hide_possible_values = true)]
     pub log_level: Option<LogLevel>,
-    /// How log lines look [default: text on a terminal, else json]
-    #[arg(long, value_name = "FORMAT")]
+    /// How log lines look: `text` or `json` [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     pub log_format: Option<LogFormat>,
     /// A file of settings (YAML); `--set` and flags beat it
     #[arg(long, value_name = "FILE")]

@@ -16,11 +16,8 @@ use crate::source::documents;
 const LISTED_MAX: usize = 20;
 
 pub(super) async fn run(session: &Session, args: &DeleteArgs) -> Result<Exit, Problem> {
-    let documents = if args.files.is_empty() {
-        vec![named(session, args)?]
-    } else {
-        from_files(args)?
-    };
+    let documents =
+        if args.files.is_empty() { vec![named(session, args)?] } else { from_files(args)? };
     if documents.is_empty() {
         return Err(Problem::usage("the files hold no documents"));
     }

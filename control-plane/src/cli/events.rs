@@ -106,14 +106,26 @@ mod tests {
     #[test]
     fn each_event_is_one_line() {
         let cases = [
-            ("fleet", json!({"node": "a", "state": "synced", "revision": 4, "lagMs": 38}),
-             "fleet     a  ✓ synced  r4 after 38ms"),
-            ("fleet", json!({"node": "a", "state": "NACK", "nack": {"type": "RDS", "resource": "r", "text": "x\ny"}}),
-             "fleet     a  ✗ NACK  RDS \"r\": x y"),
-            ("revision", json!({"revision": "r4", "who": "ana", "summary": "+1 Backend", "rollout": {"acked": 1, "nodes": 2}}),
-             "revision  r4  by ana  +1 Backend  1/2"),
-            ("summary", json!({"synced": 1, "nodes": 2, "nack": 1}),
-             "summary   1/2 in sync, 1 NACK, 0 stale, 0 lost"),
+            (
+                "fleet",
+                json!({"node": "a", "state": "synced", "revision": 4, "lagMs": 38}),
+                "fleet     a  ✓ synced  r4 after 38ms",
+            ),
+            (
+                "fleet",
+                json!({"node": "a", "state": "NACK", "nack": {"type": "RDS", "resource": "r", "text": "x\ny"}}),
+                "fleet     a  ✗ NACK  RDS \"r\": x y",
+            ),
+            (
+                "revision",
+                json!({"revision": "r4", "who": "ana", "summary": "+1 Backend", "rollout": {"acked": 1, "nodes": 2}}),
+                "revision  r4  by ana  +1 Backend  1/2",
+            ),
+            (
+                "summary",
+                json!({"synced": 1, "nodes": 2, "nack": 1}),
+                "summary   1/2 in sync, 1 NACK, 0 stale, 0 lost",
+            ),
             ("reset", json!({}), "reset     {}"),
         ];
         for (name, data, expected) in cases {

@@ -55,11 +55,9 @@ async fn watch(
     let version = first.pointer("/metadata/resourceVersion").and_then(Value::as_str);
     let mut ask = ask.query("watch", "true").query("resourceVersion", version.unwrap_or("0"));
     // A single object is watched through the list that it stands in.
-    if first.pointer("/metadata/name").is_some() || first.pointer("/rows/0").is_some() {
-        if let Some((list, name)) = watched_list(&ask.path) {
-            ask = ask.query("fieldSelector", format!("metadata.name={name}"));
-            ask.path = list;
-        }
+    if let Some((list, name)) = watched_list(&ask.path) {
+        ask = ask.query("fieldSelector", format!("metadata.name={name}"));
+        ask.path = list;
     }
     let columns = Columns::of(first, session.format == Format::Wide, everywhere);
     let mut lines = session.client.stream(&ask).await?;
@@ -85,7 +83,8 @@ async fn watch(
 /// `…/httproutes/shop` is `shop` of `…/httproutes`.
 fn watched_list(path: &str) -> Option<(String, String)> {
     let (list, name) = path.rsplit_once('/')?;
-    let is_object = crate::model::kind::KINDS.iter().any(|kind| list.ends_with(&format!("/{}", kind.plural)));
+    let is_object =
+        crate::model::kind::KINDS.iter().any(|kind| list.ends_with(&format!("/{}", kind.plural)));
     is_object.then(|| (list.to_owned(), name.to_owned()))
 }
 

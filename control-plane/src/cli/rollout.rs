@@ -80,7 +80,11 @@ fn sentence(answer: &Value, what: &str) -> (Mark, String, Exit) {
         return (Mark::Bad, text, Exit::Failed);
     }
     if acked < nodes {
-        return (Mark::Bad, format!("{text}, but only {acked}/{nodes} nodes have it"), Exit::TimedOut);
+        return (
+            Mark::Bad,
+            format!("{text}, but only {acked}/{nodes} nodes have it"),
+            Exit::TimedOut,
+        );
     }
     let after = number("durationMs")
         .map(|millis| format!(" after {}", clock::show(Duration::from_millis(millis))));
@@ -157,7 +161,10 @@ mod tests {
         let late = json!({"revision": "r185", "rollout": {"nodes": 2, "acked": 1,
             "waiting": [{"node": "b", "state": "pending"}]}});
         let (_, text, exit) = sentence(&late, "applied");
-        assert_eq!((text.as_str(), exit), ("r185 applied, but only 1/2 nodes have it", Exit::TimedOut));
+        assert_eq!(
+            (text.as_str(), exit),
+            ("r185 applied, but only 1/2 nodes have it", Exit::TimedOut)
+        );
         assert_eq!(laggards(&late, &plain()), "    ✗ b has not answered (pending)\n");
     }
 

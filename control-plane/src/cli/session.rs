@@ -48,7 +48,8 @@ impl Session {
     /// Prints a result.
     pub(super) fn print(&self, text: &str) -> Result<(), Problem> {
         show::print(text).map_err(|error| {
-            Problem::new(Exit::Failed, "", "standard output takes no more").detail(error.to_string())
+            Problem::new(Exit::Failed, "", "standard output takes no more")
+                .detail(error.to_string())
         })
     }
 

@@ -1,6 +1,6 @@
 //! `wlctl status`: who runs what, who refused and why.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -78,8 +78,7 @@ fn overview(newest: Option<&Value>, nodes: &[&Value], style: &Style) -> String {
         out += "no nodes\n";
         return out;
     }
-    let header =
-        ["NODE", "KIND", "FLEET", "REVISION", "LAG", "STATE", "RPS", "5XX", "UPTIME"];
+    let header = ["NODE", "KIND", "FLEET", "REVISION", "LAG", "STATE", "RPS", "5XX", "UPTIME"];
     let mut table = Table::new(header);
     for node in nodes {
         table.row(row(node, style));
@@ -98,7 +97,8 @@ fn overview(newest: Option<&Value>, nodes: &[&Value], style: &Style) -> String {
 /// `REVISION r184  applied 41s ago by ana  "add v2"        control planes 1/1 (leader -)`.
 fn headline(newest: Option<&Value>, style: &Style) -> String {
     let Some(newest) = newest else {
-        return "REVISION -  nothing has been applied        control planes 1/1 (leader -)\n".into();
+        return "REVISION -  nothing has been applied        control planes 1/1 (leader -)\n"
+            .into();
     };
     let when = instant(text(newest, "when")).map(|when| style.ago(when));
     let who = Some(text(newest, "who")).filter(|who| !who.is_empty()).unwrap_or("-");
@@ -165,14 +165,20 @@ fn counts(nodes: &[&Value]) -> String {
     if count("pending") > 0 {
         out += &format!(", {} pending", count("pending"));
     }
-    out += &format!(", {} NACK, {} stale, {} lost in the last 10m\n", count("NACK"), count("stale"), count("lost"));
+    out += &format!(
+        ", {} NACK, {} stale, {} lost in the last 10m\n",
+        count("NACK"),
+        count("stale"),
+        count("lost")
+    );
     out
 }
 
 /// What a node refused and why, and what it does meanwhile.
 fn refusal(node: &Value, nack: &Value, style: &Style) -> String {
     let mut facts = Vec::new();
-    facts.extend(instant(text(nack, "at")).map(|at| style.ago(at)));
+    let at = instant(text(nack, "since")).or_else(|| instant(text(nack, "at")));
+    facts.extend(at.map(|at| style.ago(at)));
     facts.extend(number(nack, "tries").map(|tries| match tries {
         1 => "1 try".to_owned(),
         tries => format!("{tries} tries"),
@@ -183,7 +189,7 @@ fn refusal(node: &Value, nack: &Value, style: &Style) -> String {
         style.mark(Mark::Bad),
         text(node, "node"),
         text(nack, "type"),
-        text(nack, "resource"),
+        resources(nack),
         match revision(nack) {
             revision if revision.is_empty() => revision,
             revision => format!(" {revision}"),
@@ -200,6 +206,12 @@ fn refusal(node: &Value, nack: &Value, style: &Style) -> String {
         revision => revision,
     };
     out + &format!("    it keeps serving {serves}; no request was lost\n")
+}
+
+fn resources(nack: &Value) -> String {
+    let list = nack.get("resources").and_then(Value::as_array).into_iter().flatten();
+    let one = nack.get("resource").into_iter();
+    one.chain(list).filter_map(Value::as_str).collect::<Vec<_>>().join("\", \"")
 }
 
 /// One node, type by type.
@@ -244,7 +256,7 @@ fn number(value: &Value, name: &str) -> Option<u64> {
 /// What `41s ago` counts from in a sample.
 #[cfg(test)]
 fn before(style: &Style, seconds: u64) -> String {
-    let then: SystemTime = style.now - Duration::from_secs(seconds);
+    let then = style.now - Duration::from_secs(seconds);
     let text = time::OffsetDateTime::from(then);
     text.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
 }

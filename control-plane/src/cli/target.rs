@@ -14,11 +14,7 @@ pub(super) struct Target {
 
 impl Target {
     /// What `KIND [NAME]`, `KIND/NAME` or `KIND/NAMESPACE/NAME` mean.
-    pub(super) fn parse(
-        kind: &str,
-        name: Option<&str>,
-        namespace: &str,
-    ) -> Result<Self, Problem> {
+    pub(super) fn parse(kind: &str, name: Option<&str>, namespace: &str) -> Result<Self, Problem> {
         let (word, name) = match (kind.split_once('/'), name) {
             (Some(_), Some(_)) => {
                 return Err(Problem::usage("the name is given twice")
@@ -33,8 +29,11 @@ impl Target {
             None => (namespace, name),
         };
         if name.is_some_and(|name| name.is_empty() || name.contains('/')) {
-            return Err(Problem::usage(format!("{word}: no such name as {:?}", name.unwrap_or_default()))
-                .help("a name is NAME or NAMESPACE/NAME"));
+            return Err(Problem::usage(format!(
+                "{word}: no such name as {:?}",
+                name.unwrap_or_default()
+            ))
+            .help("a name is NAME or NAMESPACE/NAME"));
         }
         Ok(Self { kind, namespace: namespace.to_owned(), name: name.map(str::to_owned) })
     }
