@@ -5,6 +5,7 @@
 pub mod app;
 pub mod demo;
 pub mod cli;
+pub mod pipeline;
 pub mod status;
 pub mod translate;
 pub mod serve;
@@ -13,5 +14,6 @@ pub mod snapshot;
 pub mod source;
 pub mod store;
 pub mod model;
+pub mod telemetry;
 pub mod settings;
 pub mod finding;

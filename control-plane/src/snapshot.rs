@@ -57,6 +57,12 @@ impl Snapshot {
         self.kind(kind).version()
     }
 
+    /// Whether both hold the same resources in the same versions.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let mut tables = self.tables.iter().zip(&other.tables);
+        tables.all(|(a, b)| Arc::ptr_eq(a, b) || a.version() == b.version())
+    }
+
     /// How many resources there are.
     pub fn len(&self) -> usize {
         self.tables.iter().map(|table| table.entries().len()).sum()
@@ -171,6 +177,15 @@ impl Snapshots {
     /// Forgets a fleet: its nodes get nothing.
     pub fn remove_fleet(&self, fleet: &str) {
         self.remove(&Origin::Fleet(fleet.into()));
+    }
+
+    /// Moves everybody who gets nothing to this stamp: the write brings them nothing.
+    pub fn advance(&self, stamp: Stamp) {
+        self.change(|directory| {
+            if stamp.revision >= directory.latest.revision {
+                directory.latest = stamp;
+            }
+        });
     }
 
     /// Says that what is published is complete. From here on nodes are served.

@@ -1,0 +1,292 @@
+//! The one loop: what changed is modelled, translated, checked and published, and statuses are written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::status::{Laggard, NodeStatus};
+use crate::fleet::{Fleet, InSync};
+use crate::model::kind::{KINDS, Kind};
+use crate::snapshot::{Origin, Snapshot, Snapshots, Stamp};
+use crate::status::{Circumstances, complete};
+use crate::store::Store;
+use crate::store::state::{ObjectKey, RawGroup, State};
+use crate::telemetry::metrics::Metrics;
+
+pub mod build;
+pub mod fleets;
+pub mod judge;
+
+use build::{Built, Held, build};
+
+/// The pause after a build, at least: changes that come in a burst are built together.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// The pause after a build, at most.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// The pause between two writings of statuses, at least: ACKs of a fleet come in a burst.
+const STATUS_PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// What the loop reads and writes.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    store: Arc<Store>,
+    snapshots: Arc<Snapshots>,
+    fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
+    published: Arc<watch::Sender<Release>>,
+}
+
+/// What nodes are due since the last publication.
+#[derive(Debug, Clone, Default)]
+pub struct Release {
+    /// The revision that was published; `None` before the first.
+    pub revision: Option<u64>,
+    /// With which revision each group's or fleet's resources changed last.
+    pub changed: Arc<BTreeMap<Origin, u64>>,
+}
+
+/// Raw groups, and the snapshots made of them.
+type Groups = BTreeMap<String, (Arc<RawGroup>, Arc<Snapshot>)>;
+
+/// What was published last.
+#[derive(Debug, Default)]
+struct Last {
+    state: Arc<State>,
+    built: Arc<Built>,
+    groups: Groups,
+    changed: Arc<BTreeMap<Origin, u64>>,
+    is_first_done: bool,
+}
+
+impl Pipeline {
+    /// A pipeline that has not begun.
+    pub fn new(
+        store: Arc<Store>,
+        snapshots: Arc<Snapshots>,
+        fleet: Arc<Fleet>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let published = Arc::new(watch::Sender::new(Release::default()));
+        Self { store, snapshots, fleet, metrics, published }
+    }
+
+    /// What was published last.
+    pub fn published(&self) -> watch::Receiver<Release> {
+        self.published.subscribe()
+    }
+
+    /// Waits until the connected nodes serve a revision: those for which it changed something; all
+    /// that documents reach, where it changed nothing for anybody.
+    ///
+    /// # Errors
+    /// The nodes that do not, and why; nobody when the revision was not even published in time.
+    pub async fn wait_acked(&self, revision: u64, limit: Duration) -> Result<InSync, Vec<Laggard>> {
+        let deadline = Instant::now() + limit;
+        let mut published = self.published();
+        let is_out = |release: &Release| release.revision.is_some_and(|out| out >= revision);
+        let release = match timeout_at(deadline, published.wait_for(is_out)).await {
+            Ok(Ok(release)) => release.clone(),
+            Ok(Err(_)) | Err(_) => return Err(Vec::new()),
+        };
+        let changed = release.changed.iter().filter(|(_, at)| **at >= revision);
+        let mut origins: Vec<Origin> = changed.map(|(origin, _)| origin.clone()).collect();
+        if origins.is_empty() {
+            origins = release.changed.keys().cloned().collect();
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.fleet.wait_in_sync(revision, Some(&origins), left).await
+    }
+
+    /// Runs until `shutdown`. The first build is published whole before nodes are served.
+    ///
+    /// # Errors
+    /// When a build panics: then what is published can no longer be trusted to follow the store.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), JoinError> {
+        let mut stored = self.store.changed();
+        let mut nodes = self.fleet.changed();
+        let mut last = Last::default();
+        let mut status_due: Option<Instant> = None;
+        loop {
+            stored.mark_unchanged();
+            let state = self.store.state();
+            if !last.is_first_done || is_news(&last.state, &state) {
+                let began = Instant::now();
+                last = self.publish(last, state).await?;
+                status_due = Some(began);
+                let pause = began.elapsed().clamp(PAUSE_MIN, PAUSE_MAX);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.cancelled() => return Ok(()),
+                }
+            }
+            if status_due.is_some_and(|due| due <= Instant::now()) {
+                nodes.mark_unchanged();
+                status_due = None;
+                self.write_statuses(&last).await?;
+            }
+            let due = status_due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                changed = stored.changed() => if changed.is_err() { return Ok(()) },
+                changed = nodes.changed(), if status_due.is_none() => {
+                    if changed.is_err() { return Ok(()) }
+                    status_due = Some(Instant::now() + STATUS_PAUSE_MIN);
+                }
+                () = sleep_until(due) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn publish(&self, last: Last, state: Arc<State>) -> Result<Last, JoinError> {
+        let began = Instant::now();
+        let (before, input) = (last.built.clone(), state.clone());
+        let built = tokio::task::spawn_blocking(move || build(&input, &before.fleets)).await?;
+        self.metrics.snapshot_build_seconds.observe(began.elapsed().as_secs_f64());
+        for held in &built.held {
+            tell_held(held);
+        }
+        let stamp = Stamp { revision: state.revision, accepted_at: state.accepted_at };
+        for (fleet, snapshot) in &built.fleets {
+            self.snapshots.publish_fleet(fleet, snapshot.clone(), stamp);
+        }
+        for gone in last.built.fleets.keys().filter(|fleet| !built.fleets.contains_key(*fleet)) {
+            self.snapshots.remove_fleet(gone);
+        }
+        let groups = self.publish_groups(&last.groups, &state, stamp);
+        self.snapshots.advance(stamp);
+        if !last.is_first_done {
+            self.snapshots.open();
+        }
+        tracing::info!(
+            revision = state.revision,
+            objects = state.objects.len(),
+            fleets = built.fleets.len(),
+            elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "published"
+        );
+        self.metrics.revision.set(i64::try_from(state.revision).unwrap_or(i64::MAX));
+        let changed = Arc::new(changed(&last, &built, &groups, state.revision));
+        let release = Release { revision: Some(state.revision), changed: changed.clone() };
+        self.published.send_replace(release);
+        Ok(Last { changed, state, built: Arc::new(built), groups, is_first_done: true })
+    }
+
+    /// Publishes raw groups as they are. Those that did not change are stamped anew: their nodes
+    /// serve the revision, since it brings them nothing.
+    fn publish_groups(&self, last: &Groups, state: &State, stamp: Stamp) -> Groups {
+        let mut groups = BTreeMap::new();
+        for (name, group) in &state.raw_groups {
+            let snapshot = match last.get(name) {
+                Some((same, snapshot)) if Arc::ptr_eq(same, group) => snapshot.clone(),
+                Some((_, snapshot)) => Arc::new(snapshot.next(resources(group))),
+                None => Arc::new(Snapshot::new(resources(group))),
+            };
+            self.snapshots.publish_raw(name, snapshot.clone(), stamp);
+            groups.insert(name.clone(), (group.clone(), snapshot));
+        }
+        for gone in last.keys().filter(|name| !groups.contains_key(*name)) {
+            self.snapshots.remove_raw(gone);
+        }
+        groups
+    }
+
+    async fn write_statuses(&self, last: &Last) -> Result<(), JoinError> {
+        if last.built.statuses.is_empty() {
+            return Ok(());
+        }
+        let (store, built, state) = (self.store.clone(), last.built.clone(), last.state.clone());
+        let nodes = self.fleet.nodes();
+        let groups: Vec<String> = last.groups.keys().cloned().collect();
+        tokio::task::spawn_blocking(move || {
+            let statuses = statuses(&store.state(), &state, &built, &nodes, &groups);
+            if statuses.is_empty() {
+                return;
+            }
+            if let Err(error) = store.write_status(statuses) {
+                tracing::warn!(%error, "statuses are not written");
+            }
+        })
+        .await
+    }
+}
+
+/// With which revision the resources of each group and fleet changed last.
+fn changed(last: &Last, built: &Built, groups: &Groups, revision: u64) -> BTreeMap<Origin, u64> {
+    let fleets = built.fleets.iter().map(|(name, snapshot)| {
+        (Origin::Fleet(name.as_str().into()), snapshot, last.built.fleets.get(name))
+    });
+    let groups = groups.iter().map(|(name, (_, snapshot))| {
+        let before = last.groups.get(name).map(|(_, snapshot)| snapshot);
+        (Origin::Raw(name.as_str().into()), snapshot, before)
+    });
+    fleets
+        .chain(groups)
+        .map(|(origin, snapshot, before)| {
+            let is_same = before.is_some_and(|before| before.is_same(snapshot));
+            let since = last.changed.get(&origin).copied().filter(|_| is_same);
+            (origin, since.unwrap_or(revision))
+        })
+        .collect()
+}
+
+/// Whether content changed; statuses alone are none.
+fn is_news(last: &State, state: &State) -> bool {
+    last.revision != state.revision
+}
+
+fn resources(group: &RawGroup) -> Vec<xds_proto::resource::Resource> {
+    group.resources.values().cloned().collect()
+}
+
+fn tell_held(held: &Held) {
+    let owners: Vec<String> = held.owners.iter().map(ToString::to_string).collect();
+    tracing::error!(
+        fleet = held.fleet,
+        type_url = held.kind.type_url(),
+        resource = &*held.name,
+        owners = owners.join(", "),
+        error = %held.error,
+        "a resource that our own proxy would refuse is held back"
+    );
+}
+
+/// The statuses that changed.
+fn statuses(
+    present: &State,
+    translated: &State,
+    built: &Built,
+    nodes: &[NodeStatus],
+    groups: &[String],
+) -> Vec<(ObjectKey, serde_json::Value)> {
+    let is_raw = |fleet: &str| groups.iter().any(|group| group == fleet);
+    let fleets = fleets::fleets(nodes, &built.held, translated.revision, is_raw);
+    let now = OffsetDateTime::from(SystemTime::now())
+        .replace_nanosecond(0)
+        .ok()
+        .and_then(|now| now.format(&Rfc3339).ok())
+        .unwrap_or_default();
+    let circumstances = Circumstances { fleets: &fleets, owners: &built.owners, now: &now };
+    let mut changed = Vec::new();
+    for draft in &built.statuses {
+        let Some(kind) = kind(draft.object.kind) else { continue };
+        let place = &draft.object.place;
+        let (namespace, name) = (place.namespace.clone(), place.name.clone());
+        let key = ObjectKey { kind, namespace, name };
+        let Some(object) = present.objects.get(&key) else { continue };
+        if let Some(status) = complete(draft, object.value.get("status"), circumstances) {
+            changed.push((key, status));
+        }
+    }
+    changed
+}
+
+fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().copied().find(|kind| kind.kind == name)
+}
