@@ -2,6 +2,9 @@
 
 pub mod cluster;
 pub mod endpoints;
+pub(crate) mod matcher;
+pub(crate) mod mutation;
+pub mod route;
 pub mod secret;
 pub mod tls;
 

@@ -1,0 +1,181 @@
+//! Compiles Envoy's string, header and query matchers.
+
+use xds_proto::envoy::config::route::v3 as route;
+use xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use xds_proto::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
+use xds_proto::envoy::r#type::matcher::v3 as matcher;
+use xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use xds_proto::field::{At, FieldError, required, required_text};
+use xds_proto::fields;
+
+use crate::matcher::header::{HeaderMatcher, HeaderTest, MatchedName};
+use crate::matcher::query::{QueryMatcher, QueryTest};
+use crate::matcher::regex::{Regex, RegexRewrite};
+use crate::matcher::{Pattern, StringMatcher};
+
+/// A regular expression. Which engine is asked for changes nothing: there is one.
+pub(crate) fn regex(message: matcher::RegexMatcher) -> Result<(Regex, String), FieldError> {
+    fields!(message: matcher::RegexMatcher,
+        read: [regex],
+        // `google_re2`, which has only the deprecated size limit, is the only engine.
+        ignore: [engine_type],
+        refuse: []);
+    let compiled = Regex::compile(&regex).at("regex")?;
+    Ok((compiled, regex))
+}
+
+/// An expression and what its matches become.
+pub(crate) fn regex_rewrite(
+    message: matcher::RegexMatchAndSubstitute,
+) -> Result<RegexRewrite, FieldError> {
+    fields!(message: matcher::RegexMatchAndSubstitute,
+        read: [pattern, substitution], ignore: [], refuse: []);
+    let pattern = required(pattern, "pattern")?;
+    let pattern = required_text(pattern.regex, "regex").at("pattern")?;
+    RegexRewrite::compile(&pattern, &substitution).at("pattern")
+}
+
+/// A text to compare with.
+pub(crate) fn string(message: matcher::StringMatcher) -> Result<StringMatcher, FieldError> {
+    fields!(message: matcher::StringMatcher,
+        read: [match_pattern, ignore_case], ignore: [], refuse: []);
+    let part = |text: String, field| Ok(required_text(text, field)?.into());
+    let pattern = match required(match_pattern, "match_pattern")? {
+        MatchPattern::Exact(text) => Pattern::Exact(text.into()),
+        MatchPattern::Prefix(text) => Pattern::Prefix(part(text, "prefix")?),
+        MatchPattern::Suffix(text) => Pattern::Suffix(part(text, "suffix")?),
+        MatchPattern::Contains(text) => Pattern::Contains(part(text, "contains")?),
+        MatchPattern::SafeRegex(expression) if !ignore_case => {
+            Pattern::Regex(regex(expression).at("safe_regex")?.0)
+        }
+        MatchPattern::SafeRegex(_) => {
+            return Err(FieldError::invalid("has no effect for safe_regex")).at("ignore_case");
+        }
+        MatchPattern::Custom(_) => return Err(FieldError::unsupported()).at("custom"),
+    };
+    Ok(StringMatcher::new(pattern, ignore_case))
+}
+
+/// A condition on a header.
+pub(crate) fn header(message: route::HeaderMatcher) -> Result<HeaderMatcher, FieldError> {
+    fields!(message: route::HeaderMatcher,
+        read: [name, header_match_specifier, invert_match, treat_missing_header_as_empty],
+        ignore: [],
+        refuse: []);
+    let name = required_text(name, "name")?;
+    let name = MatchedName::parse(&name)
+        .ok_or_else(|| FieldError::invalid(format!("{name:?} is not a header name")))
+        .at("name")?;
+    let test = header_match_specifier.map_or(Ok(HeaderTest::Present(true)), header_test)?;
+    Ok(HeaderMatcher::new(name, test, invert_match, treat_missing_header_as_empty))
+}
+
+#[expect(
+    deprecated,
+    reason = "Envoy still takes the old forms, and so do control planes send them"
+)]
+fn header_test(specifier: HeaderMatchSpecifier) -> Result<HeaderTest, FieldError> {
+    let text = |pattern| HeaderTest::Text(StringMatcher::new(pattern, false));
+    let part = |text: String, field| Ok(required_text(text, field)?.into());
+    Ok(match specifier {
+        // An empty exact match asks only whether there is a value, as it always did.
+        HeaderMatchSpecifier::ExactMatch(value) if value.is_empty() => HeaderTest::Present(true),
+        HeaderMatchSpecifier::ExactMatch(value) => text(Pattern::Exact(value.into())),
+        HeaderMatchSpecifier::PrefixMatch(value) => {
+            text(Pattern::Prefix(part(value, "prefix_match")?))
+        }
+        HeaderMatchSpecifier::SuffixMatch(value) => {
+            text(Pattern::Suffix(part(value, "suffix_match")?))
+        }
+        HeaderMatchSpecifier::ContainsMatch(value) => {
+            text(Pattern::Contains(part(value, "contains_match")?))
+        }
+        HeaderMatchSpecifier::SafeRegexMatch(expression) => {
+            text(Pattern::Regex(regex(expression).at("safe_regex_match")?.0))
+        }
+        HeaderMatchSpecifier::StringMatch(matcher) => {
+            HeaderTest::Text(string(matcher).at("string_match")?)
+        }
+        HeaderMatchSpecifier::PresentMatch(present) => HeaderTest::Present(present),
+        HeaderMatchSpecifier::RangeMatch(range) => {
+            HeaderTest::Range { start: range.start, end: range.end }
+        }
+    })
+}
+
+/// A condition on a query parameter.
+pub(crate) fn query(message: route::QueryParameterMatcher) -> Result<QueryMatcher, FieldError> {
+    fields!(message: route::QueryParameterMatcher,
+        read: [name, query_parameter_match_specifier], ignore: [], refuse: []);
+    let name = required_text(name, "name")?;
+    let test = match query_parameter_match_specifier {
+        None | Some(QueryParameterMatchSpecifier::PresentMatch(_)) => QueryTest::Present,
+        Some(QueryParameterMatchSpecifier::StringMatch(matcher)) => {
+            QueryTest::Text(string(matcher).at("string_match")?)
+        }
+    };
+    Ok(QueryMatcher::new(&name, test))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use xds_proto::json;
+
+    use super::*;
+    use crate::matcher::header::HeaderView;
+
+    fn header_matches(yaml: &str, value: Option<&str>) -> bool {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = value {
+            headers.insert("x", value.parse().unwrap());
+        }
+        let message = json::from_yaml(&format!("{{name: x, {yaml}}}")).unwrap();
+        header(message).unwrap().matches(&HeaderView::response(&headers))
+    }
+
+    #[test]
+    fn every_form_of_header_matcher_compiles() {
+        for (yaml, yes, no) in [
+            ("", "any", None),
+            ("exact_match: a", "a", Some("b")),
+            ("exact_match: ''", "any", None),
+            ("prefix_match: a", "ab", Some("b")),
+            ("suffix_match: b", "ab", Some("a")),
+            ("contains_match: b", "abc", Some("a")),
+            ("safe_regex_match: {regex: 'a+'}", "aa", Some("ab")),
+            ("string_match: {exact: A, ignore_case: true}", "a", Some("b")),
+            ("string_match: {safe_regex: {google_re2: {}, regex: 'a+'}}", "aa", Some("ab")),
+            ("range_match: {start: 1, end: 3}", "2", Some("3")),
+            ("present_match: true", "", None),
+            ("string_match: {exact: a}, invert_match: true", "b", Some("a")),
+        ] {
+            assert!(header_matches(yaml, Some(yes)), "{yaml}");
+            assert!(!header_matches(yaml, no), "{yaml}");
+        }
+        assert!(header_matches(
+            "string_match: {safe_regex: {regex: '^$'}}, treat_missing_header_as_empty: true",
+            None
+        ));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (yaml, want) in [
+            ("string_match: {prefix: ''}", "string_match.prefix: required"),
+            ("string_match: {}", "string_match.match_pattern: required"),
+            ("string_match: {custom: {name: x}}", "string_match.custom: not supported"),
+            (
+                "string_match: {ignore_case: true, safe_regex: {regex: a}}",
+                "string_match.ignore_case: has no effect for safe_regex",
+            ),
+            (
+                "string_match: {safe_regex: {regex: '(['}}",
+                "string_match.safe_regex.regex: not a valid RE2 expression: unclosed character class",
+            ),
+        ] {
+            let message = json::from_yaml(&format!("{{name: x, {yaml}}}")).unwrap();
+            assert_eq!(header(message).unwrap_err().to_string(), want);
+        }
+    }
+}

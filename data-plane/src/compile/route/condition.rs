@@ -1,0 +1,72 @@
+//! Compiles `RouteMatch`: when a route is the one.
+
+use xds_proto::convert::millionths;
+use xds_proto::envoy::config::core::v3::RuntimeFractionalPercent;
+use xds_proto::envoy::config::route::v3::RouteMatch;
+use xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
+use xds_proto::field::{At, FieldError, each, required};
+use xds_proto::fields;
+
+use crate::compile::matcher;
+use crate::matcher::regex::literal_prefix;
+use crate::route::condition::{Condition, OtherConditions, PathCondition, PathKind};
+
+/// Compiles the conditions of a route.
+pub(super) fn compile(message: RouteMatch) -> Result<Condition, FieldError> {
+    fields!(message: RouteMatch,
+        read: [path_specifier, case_sensitive, runtime_fraction, headers, query_parameters, grpc],
+        ignore: [],
+        refuse: [cookies, tls_context, dynamic_metadata, filter_state]);
+    let case_sensitive = case_sensitive.is_none_or(|value| value.value);
+    let path = path(required(path_specifier, "path_specifier")?, case_sensitive)?;
+    let rest = OtherConditions {
+        headers: each(headers, "headers", matcher::header)?.into(),
+        query: each(query_parameters, "query_parameters", matcher::query)?.into(),
+        is_grpc: grpc.is_some(),
+        millionths: runtime_fraction.map(fraction).transpose().at("runtime_fraction")?,
+    };
+    Ok(Condition { path, rest: (!rest.is_empty()).then(|| Box::new(rest)) })
+}
+
+fn path(specifier: PathSpecifier, case_sensitive: bool) -> Result<PathCondition, FieldError> {
+    let text = |kind, text: String| PathCondition {
+        kind,
+        text: if case_sensitive { text.into() } else { text.to_ascii_lowercase().into() },
+        case_sensitive,
+    };
+    Ok(match specifier {
+        PathSpecifier::Path(path) => text(PathKind::Exact, path),
+        PathSpecifier::Prefix(path) => text(PathKind::Prefix, path),
+        PathSpecifier::PathSeparatedPrefix(path) => {
+            if path.len() < 2 || path.ends_with('/') || path.contains(['?', '#']) {
+                return Err(FieldError::invalid(
+                    "must have two characters, no ? or #, and not end with /",
+                ))
+                .at("path_separated_prefix");
+            }
+            text(PathKind::SeparatedPrefix, path)
+        }
+        PathSpecifier::SafeRegex(expression) => {
+            let (regex, pattern) = matcher::regex(expression).at("safe_regex")?;
+            PathCondition {
+                kind: PathKind::Regex(regex),
+                text: literal_prefix(&pattern).into(),
+                // An expression says itself what case means.
+                case_sensitive: true,
+            }
+        }
+        PathSpecifier::ConnectMatcher(_) => {
+            return Err(FieldError::unsupported()).at("connect_matcher");
+        }
+        PathSpecifier::PathMatchPolicy(_) => {
+            return Err(FieldError::unsupported()).at("path_match_policy");
+        }
+    })
+}
+
+/// There is no runtime to look the key up in, so the default counts.
+fn fraction(message: RuntimeFractionalPercent) -> Result<u32, FieldError> {
+    fields!(message: RuntimeFractionalPercent,
+        read: [default_value], ignore: [runtime_key], refuse: []);
+    millionths(&required(default_value, "default_value")?).at("default_value")
+}

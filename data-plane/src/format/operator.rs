@@ -1,0 +1,343 @@
+//! The operators themselves: their names, and what they write.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderName, Version};
+use xds_proto::field::FieldError;
+
+use super::time::TimeFormat;
+use super::{Context, Piece, push};
+
+/// What stands between two percent signs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Operator {
+    Header { of: Headers, name: Name, other: Option<Name>, without_query: bool },
+    StartTime(TimeFormat),
+    Address(Address, Part),
+    Text(Text),
+    Number(Number),
+    Protocol(Side),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Headers {
+    Request,
+    Response,
+    Trailers,
+}
+
+/// A header, or one of the pseudo-headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Name {
+    Header(HeaderName),
+    Method,
+    Path,
+    Authority,
+    Scheme,
+    Status,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Address {
+    Remote,
+    DirectRemote,
+    Local,
+    Upstream,
+    UpstreamLocal,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    Ip,
+    Port,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Text {
+    Cluster,
+    Details,
+    Flags,
+    Hostname,
+    RouteName,
+    ServerName,
+    TerminationDetails,
+    TlsVersion,
+    TransportFailure,
+    VirtualHost,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Number {
+    Attempts,
+    BytesReceived,
+    BytesSent,
+    Duration,
+    RequestDuration,
+    ResponseCode,
+    ResponseDuration,
+    ResponseTransferDuration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Downstream,
+    Upstream,
+}
+
+/// Takes one operator off the text behind its first `%`; the rest begins behind its last.
+pub(super) fn parse(text: &str) -> Result<(Piece, &str), FieldError> {
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let malformed =
+        || FieldError::invalid("a % that begins no operator; a plain one is written %%");
+    let end = text.find(|c| !is_name(c)).ok_or_else(malformed)?;
+    let (name, mut rest) = text.split_at(end);
+    let mut argument = None;
+    if let Some(inside) = rest.strip_prefix('(') {
+        let (inside, after) = inside.split_once(')').ok_or_else(malformed)?;
+        argument = Some(inside);
+        rest = after;
+    }
+    let mut max = None;
+    if let Some(digits) = rest.strip_prefix(':') {
+        let end = digits.find('%').ok_or_else(malformed)?;
+        max = Some(digits[..end].parse().map_err(|_| malformed())?);
+        rest = &digits[end..];
+    }
+    let rest = rest.strip_prefix('%').ok_or_else(malformed)?;
+    if name.is_empty() {
+        return Err(malformed());
+    }
+    Ok((Piece::Operator { operator: operator(name, argument)?, max }, rest))
+}
+
+fn operator(name: &str, argument: Option<&str>) -> Result<Operator, FieldError> {
+    let operator = match name {
+        "REQ" => return header(name, argument, Headers::Request),
+        "REQ_WITHOUT_QUERY" => return header(name, argument, Headers::Request),
+        "RESP" => return header(name, argument, Headers::Response),
+        "TRAILER" => return header(name, argument, Headers::Trailers),
+        "START_TIME" => {
+            return Ok(Operator::StartTime(TimeFormat::compile(argument.unwrap_or(""))?));
+        }
+        _ => plain(name).or_else(|| address(name)),
+    };
+    match (operator, argument) {
+        (Some(operator), None) => Ok(operator),
+        (Some(_), Some(_)) => Err(FieldError::invalid(format!("%{name}% takes no argument"))),
+        (None, _) => Err(FieldError::invalid(format!("unknown operator %{name}%"))),
+    }
+}
+
+fn header(operator: &str, argument: Option<&str>, of: Headers) -> Result<Operator, FieldError> {
+    let argument = argument.filter(|argument| !argument.is_empty()).ok_or_else(|| {
+        FieldError::invalid(format!("%{operator}% needs a header name in parentheses"))
+    })?;
+    let name = |text: &str| {
+        Ok(match (text.to_ascii_lowercase().as_str(), of) {
+            (":method", Headers::Request) => Name::Method,
+            (":path", Headers::Request) => Name::Path,
+            (":authority", Headers::Request) => Name::Authority,
+            (":scheme", Headers::Request) => Name::Scheme,
+            (":status", Headers::Response) => Name::Status,
+            (lower, _) => Name::Header(HeaderName::from_bytes(lower.as_bytes()).map_err(|_| {
+                FieldError::invalid(format!("%{operator}%: {text:?} is not a header name"))
+            })?),
+        })
+    };
+    let (first, other) = match argument.split_once('?') {
+        Some((first, other)) => (name(first)?, Some(name(other)?)),
+        None => (name(argument)?, None),
+    };
+    let without_query = operator == "REQ_WITHOUT_QUERY";
+    Ok(Operator::Header { of, name: first, other, without_query })
+}
+
+fn plain(name: &str) -> Option<Operator> {
+    Some(match name {
+        "PROTOCOL" => Operator::Protocol(Side::Downstream),
+        "UPSTREAM_PROTOCOL" => Operator::Protocol(Side::Upstream),
+        "RESPONSE_CODE" => Operator::Number(Number::ResponseCode),
+        "DURATION" => Operator::Number(Number::Duration),
+        "REQUEST_DURATION" => Operator::Number(Number::RequestDuration),
+        "RESPONSE_DURATION" => Operator::Number(Number::ResponseDuration),
+        "RESPONSE_TX_DURATION" => Operator::Number(Number::ResponseTransferDuration),
+        "BYTES_RECEIVED" => Operator::Number(Number::BytesReceived),
+        "BYTES_SENT" => Operator::Number(Number::BytesSent),
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Operator::Number(Number::Attempts),
+        "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Operator::Text(Text::Cluster),
+        "UPSTREAM_TRANSPORT_FAILURE_REASON" => Operator::Text(Text::TransportFailure),
+        "RESPONSE_CODE_DETAILS" => Operator::Text(Text::Details),
+        "RESPONSE_FLAGS" => Operator::Text(Text::Flags),
+        "CONNECTION_TERMINATION_DETAILS" => Operator::Text(Text::TerminationDetails),
+        "ROUTE_NAME" => Operator::Text(Text::RouteName),
+        "VIRTUAL_HOST_NAME" => Operator::Text(Text::VirtualHost),
+        "REQUESTED_SERVER_NAME" => Operator::Text(Text::ServerName),
+        "DOWNSTREAM_TLS_VERSION" => Operator::Text(Text::TlsVersion),
+        "HOSTNAME" => Operator::Text(Text::Hostname),
+        _ => return None,
+    })
+}
+
+fn address(name: &str) -> Option<Operator> {
+    if name == "UPSTREAM_HOST" {
+        return Some(Operator::Address(Address::Upstream, Part::Whole));
+    }
+    for (prefix, address) in [
+        ("DOWNSTREAM_REMOTE_", Address::Remote),
+        ("DOWNSTREAM_DIRECT_REMOTE_", Address::DirectRemote),
+        ("DOWNSTREAM_LOCAL_", Address::Local),
+        ("UPSTREAM_REMOTE_", Address::Upstream),
+        ("UPSTREAM_LOCAL_", Address::UpstreamLocal),
+    ] {
+        let part = match name.strip_prefix(prefix) {
+            Some("ADDRESS") => Part::Whole,
+            Some("ADDRESS_WITHOUT_PORT") => Part::Ip,
+            Some("PORT") => Part::Port,
+            _ => continue,
+        };
+        return Some(Operator::Address(address, part));
+    }
+    None
+}
+
+impl Operator {
+    /// Appends the value; false, and nothing written, when there is none.
+    pub(super) fn write(&self, context: &Context<'_>, out: &mut String) -> bool {
+        match self {
+            Self::Header { of, name, other, without_query } => {
+                let start = out.len();
+                let found = name.write(*of, context, out)
+                    || other.as_ref().is_some_and(|other| other.write(*of, context, out));
+                if *without_query && let Some(at) = out[start..].find('?') {
+                    out.truncate(start + at);
+                }
+                found
+            }
+            Self::StartTime(format) => {
+                context.start.map(|start| format.write(start.into(), out)).is_some()
+            }
+            Self::Address(address, part) => {
+                address.of(context).map(|address| part.write(address, out)).is_some()
+            }
+            Self::Text(text) => write_text(text.of(context), out),
+            Self::Number(number) => {
+                number.of(context).map(|number| push(out, format_args!("{number}"))).is_some()
+            }
+            Self::Protocol(side) => {
+                side.of(context).is_some_and(|version| write_text(protocol(version), out))
+            }
+        }
+    }
+}
+
+fn write_text(text: &str, out: &mut String) -> bool {
+    out.push_str(text);
+    !text.is_empty()
+}
+
+impl Name {
+    fn write(&self, of: Headers, context: &Context<'_>, out: &mut String) -> bool {
+        match self {
+            Self::Header(name) => {
+                let headers = match of {
+                    Headers::Request => context.request_headers,
+                    Headers::Response => context.response_headers,
+                    Headers::Trailers => context.response_trailers,
+                };
+                // The first line of several, as in Envoy.
+                headers
+                    .and_then(|headers| headers.get(name))
+                    .map(|value| out.push_str(&String::from_utf8_lossy(value.as_bytes())))
+                    .is_some()
+            }
+            Self::Method => write_text(context.method.map_or("", |method| method.as_str()), out),
+            Self::Path => write_text(context.path, out),
+            Self::Authority => write_text(context.host, out),
+            Self::Scheme => write_text(context.scheme, out),
+            Self::Status => {
+                context.response_code.map(|code| push(out, format_args!("{code}"))).is_some()
+            }
+        }
+    }
+}
+
+impl Address {
+    fn of(self, context: &Context<'_>) -> Option<SocketAddr> {
+        match self {
+            Self::Remote => context.remote,
+            Self::DirectRemote => context.direct_remote,
+            Self::Local => context.local,
+            Self::Upstream => context.endpoint,
+            Self::UpstreamLocal => context.upstream_local,
+        }
+    }
+}
+
+impl Part {
+    fn write(self, address: SocketAddr, out: &mut String) {
+        match self {
+            Self::Whole => push(out, format_args!("{address}")),
+            Self::Ip => push(out, format_args!("{}", address.ip())),
+            Self::Port => push(out, format_args!("{}", address.port())),
+        }
+    }
+}
+
+impl Text {
+    fn of<'a>(self, context: &Context<'a>) -> &'a str {
+        match self {
+            Self::Cluster => context.cluster,
+            Self::Details => context.details,
+            // Envoy writes a dash where no flag is set.
+            Self::Flags if context.flags.is_empty() => "-",
+            Self::Flags => context.flags,
+            Self::Hostname => context.hostname,
+            Self::RouteName => context.route_name,
+            Self::ServerName => context.server_name,
+            Self::TerminationDetails => context.termination_details,
+            Self::TlsVersion => context.tls_version,
+            Self::TransportFailure => context.transport_failure,
+            Self::VirtualHost => context.virtual_host,
+        }
+    }
+}
+
+impl Number {
+    fn of(self, context: &Context<'_>) -> Option<u64> {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        match self {
+            Self::Attempts => Some(context.attempts.into()),
+            Self::BytesReceived => Some(context.bytes_received),
+            Self::BytesSent => Some(context.bytes_sent),
+            Self::Duration => context.duration.map(ms),
+            Self::RequestDuration => context.request_duration.map(ms),
+            // Envoy writes 0 where there was no response.
+            Self::ResponseCode => Some(context.response_code.unwrap_or(0).into()),
+            Self::ResponseDuration => context.response_duration.map(ms),
+            Self::ResponseTransferDuration => {
+                Some(ms(context.duration?.saturating_sub(context.response_duration?)))
+            }
+        }
+    }
+}
+
+impl Side {
+    fn of(self, context: &Context<'_>) -> Option<Version> {
+        match self {
+            Self::Downstream => context.protocol,
+            Self::Upstream => context.upstream_protocol,
+        }
+    }
+}
+
+/// The name Envoy gives a protocol.
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP/1.1",
+    }
+}

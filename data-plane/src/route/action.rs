@@ -1,0 +1,216 @@
+//! What a route does with a request: forward it, redirect it, or answer it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::redirect::Redirect;
+use super::retry::RetryPolicy;
+use super::rewrite::{HostRewrite, PathRewrite};
+use crate::format::mutation::HeaderMutations;
+
+/// The action of a route (`Route.action`).
+#[derive(Debug)]
+pub enum Action {
+    /// Sent to a cluster.
+    Forward(Box<Forward>),
+    /// Answered with a `Location`.
+    Redirect(Box<Redirect>),
+    /// Answered as configured.
+    Direct(Box<DirectResponse>),
+}
+
+/// Position of a cluster's name in [`super::RouteTable::cluster_names`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterIndex(pub(crate) u32);
+
+/// How a request is forwarded (`RouteAction`).
+#[derive(Debug)]
+pub struct Forward {
+    /// Where to.
+    pub cluster: ClusterChoice,
+    /// From the last byte of the request to the last of the response, over all attempts
+    /// (`timeout`: unset is 15 s, zero is none).
+    pub timeout: Option<Duration>,
+    /// While nothing is sent either way (`idle_timeout`).
+    pub idle_timeout: Limit,
+    /// Over all of the stream (`max_stream_duration.max_stream_duration`).
+    pub max_stream_duration: Limit,
+    /// What `grpc-timeout` may replace the timeout with.
+    pub grpc_timeout: Option<GrpcTimeout>,
+    /// When to try again (`retry_policy`, else the virtual host's).
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// Which protocols a request may switch to (`upgrade_configs`).
+    pub upgrades: Box<[Upgrade]>,
+    /// The answer when the cluster is not known (`cluster_not_found_response_code`).
+    pub cluster_not_found: StatusCode,
+    /// A new path (`prefix_rewrite`, `regex_rewrite`, `path_rewrite`).
+    pub path_rewrite: Option<PathRewrite>,
+    /// A new host (`host_rewrite_specifier`).
+    pub host_rewrite: Option<HostRewrite>,
+    /// Whether the old host goes into `x-forwarded-host` (`append_x_forwarded_host`).
+    pub append_x_forwarded_host: bool,
+}
+
+/// The limit of a route, which may leave it to the listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Limit {
+    /// As the HTTP connection manager has it.
+    #[default]
+    Inherited,
+    /// None.
+    Off,
+    /// This long.
+    After(Duration),
+}
+
+impl Limit {
+    /// The limit to hold, given the listener's.
+    pub fn or(self, inherited: Option<Duration>) -> Option<Duration> {
+        match self {
+            Self::Inherited => inherited,
+            Self::Off => None,
+            Self::After(limit) => Some(limit),
+        }
+    }
+}
+
+/// How `grpc-timeout` of a gRPC request stands in for the route's timeout
+/// (`max_stream_duration.grpc_timeout_header_max`, `max_grpc_timeout`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// At most this; none is no bound.
+    pub max: Option<Duration>,
+    /// Taken off what the client asks, so that it hears of the timeout.
+    pub offset: Duration,
+}
+
+/// One of `upgrade_configs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The value of the `Upgrade` header, any case.
+    pub protocol: Box<str>,
+    /// Whether it is allowed here.
+    pub is_enabled: bool,
+}
+
+impl Forward {
+    /// Whether a request may switch to `protocol`; none leaves it to the listener.
+    pub fn allows_upgrade(&self, protocol: &str) -> Option<bool> {
+        self.upgrades
+            .iter()
+            .find(|upgrade| upgrade.protocol.eq_ignore_ascii_case(protocol))
+            .map(|upgrade| upgrade.is_enabled)
+    }
+}
+
+/// How the cluster is chosen (`RouteAction.cluster_specifier`).
+#[derive(Debug)]
+pub enum ClusterChoice {
+    /// Always this one.
+    One(ClusterIndex),
+    /// By weight.
+    Weighted(WeightedClusters),
+    /// The one this request header names.
+    Header(HeaderName),
+}
+
+/// Clusters that share the requests of a route by weight (`weighted_clusters`).
+#[derive(Debug)]
+pub struct WeightedClusters {
+    clusters: Box<[WeightedCluster]>,
+    total: u64,
+}
+
+/// One of [`WeightedClusters`].
+#[derive(Debug)]
+pub struct WeightedCluster {
+    /// The cluster.
+    pub index: ClusterIndex,
+    /// Its share of the total.
+    pub weight: u32,
+    /// A host for requests that go there (`host_rewrite_literal`).
+    pub host_rewrite: Option<HeaderValue>,
+    pub(crate) request: HeaderMutations,
+    pub(crate) response: HeaderMutations,
+}
+
+impl WeightedClusters {
+    /// Clusters with a total weight above zero; none otherwise.
+    pub fn new(clusters: Vec<WeightedCluster>) -> Option<Self> {
+        let total = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+        (total > 0).then(|| Self { clusters: clusters.into(), total })
+    }
+
+    /// The cluster a random number falls on.
+    pub fn pick(&self, random: u64) -> Option<&WeightedCluster> {
+        let mut left = random % self.total;
+        self.clusters.iter().find(|cluster| match left.checked_sub(cluster.weight.into()) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        })
+    }
+
+    /// All of them, in order.
+    pub fn clusters(&self) -> &[WeightedCluster] {
+        &self.clusters
+    }
+}
+
+/// An answer that needs no upstream (`DirectResponseAction`).
+#[derive(Debug)]
+pub struct DirectResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body.
+    pub body: Bytes,
+    /// `text/plain` where there is a body; header mutations may change it.
+    pub content_type: Option<HeaderValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weighted(weights: &[u32]) -> Option<WeightedClusters> {
+        let cluster = |(index, weight): (usize, &u32)| WeightedCluster {
+            index: ClusterIndex(index.try_into().unwrap()),
+            weight: *weight,
+            host_rewrite: None,
+            request: HeaderMutations::default(),
+            response: HeaderMutations::default(),
+        };
+        WeightedClusters::new(weights.iter().enumerate().map(cluster).collect())
+    }
+
+    #[test]
+    fn each_cluster_gets_its_weight_and_weight_zero_gets_nothing() {
+        let clusters = weighted(&[0, 70, 0, 30, 0]).unwrap();
+        let mut got = [0; 5];
+        for random in 0..1000 {
+            got[clusters.pick(random).unwrap().index.0 as usize] += 1;
+        }
+        assert_eq!(got, [0, 700, 0, 300, 0]);
+    }
+
+    #[test]
+    fn weights_sum_above_zero_and_may_exceed_32_bits() {
+        assert!(weighted(&[0, 0]).is_none());
+        assert!(weighted(&[]).is_none());
+        let clusters = weighted(&[u32::MAX, u32::MAX]).unwrap();
+        assert_eq!(clusters.pick(u64::from(u32::MAX)).unwrap().index, ClusterIndex(1));
+    }
+
+    #[test]
+    fn a_limit_of_the_route_replaces_the_listeners() {
+        let (a, b) = (Duration::from_secs(1), Duration::from_secs(2));
+        assert_eq!(Limit::Inherited.or(Some(a)), Some(a));
+        assert_eq!(Limit::Off.or(Some(a)), None);
+        assert_eq!(Limit::After(b).or(Some(a)), Some(b));
+    }
+}
