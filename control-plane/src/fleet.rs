@@ -142,6 +142,13 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Says that time alone may have changed how the node stands.
+    pub fn touch(&self) {
+        self.fleet.tell();
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.fleet.with(|registry| registry.disconnect(&self.node, self.stream, Moment::now()));

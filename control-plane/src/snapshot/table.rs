@@ -124,6 +124,16 @@ impl Entry {
         }
     }
 
+    /// Whether no more is known of it than the version.
+    pub fn is_foreign(&self) -> bool {
+        self.wrapped.is_empty()
+    }
+
+    /// How long it is on the wire.
+    pub fn bytes(&self) -> usize {
+        self.wrapped.len()
+    }
+
     /// The encoded `envoy.service.discovery.v3.Resource`, as delta responses hold it.
     pub fn wrapped(&self) -> Bytes {
         self.wrapped.clone()

@@ -1,0 +1,330 @@
+//! Make before break: what must wait for a client's answer to something else, and until when.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use xds_proto::resource::ResourceType;
+
+use crate::serve::subscription::{Change, Subscription};
+use crate::snapshot::Snapshot;
+use crate::snapshot::references::Use;
+use crate::snapshot::table::Entry;
+
+/// How long a client that took a cluster may take to ask for its endpoints.
+pub const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The two ways of speaking xDS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// State of the world.
+    Sotw,
+    /// Incremental.
+    Delta,
+}
+
+/// The subscriptions of a stream, by type.
+pub type Subscriptions = [Option<Subscription>; ResourceType::ALL.len()];
+
+/// Whether something may go out. Ordered from the least to the most waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gate {
+    /// At once.
+    Open,
+    /// When an answer comes, at the latest then.
+    Until(Instant),
+    /// Only when something else changes: what it needs was refused, or is itself waiting.
+    Shut,
+}
+
+/// What a client should hold of one type right now.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The resources, sorted by name.
+    pub entries: Vec<Arc<Entry>>,
+    /// It differs from what is published, because something waits or was refused.
+    pub is_held_back: bool,
+    /// Something that the client may hold is left out, since we do not have its earlier form.
+    pub has_gaps: bool,
+    /// When to look again if nothing happens.
+    pub wake: Option<Instant>,
+}
+
+impl View {
+    /// The resource of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Entry>> {
+        let place = self.entries.binary_search_by(|entry| (*entry.name).cmp(name)).ok()?;
+        self.entries.get(place)
+    }
+}
+
+/// One stream at one moment.
+#[derive(Debug)]
+pub struct Order<'a> {
+    subscriptions: &'a Subscriptions,
+    snapshot: &'a Snapshot,
+    protocol: Protocol,
+    /// One stream carries all types.
+    is_aggregated: bool,
+    now: Instant,
+    /// What the client still uses and will stop using, and until when that is waited for.
+    leaving: OnceCell<HashMap<&'a Use, Gate>>,
+}
+
+impl<'a> Order<'a> {
+    /// Looks at a stream.
+    pub fn new(
+        subscriptions: &'a Subscriptions,
+        snapshot: &'a Snapshot,
+        (protocol, is_aggregated): (Protocol, bool),
+        now: Instant,
+    ) -> Self {
+        Self { subscriptions, snapshot, protocol, is_aggregated, now, leaving: OnceCell::new() }
+    }
+
+    /// What the client should hold of this type right now.
+    pub fn view(&self, subscription: &Subscription) -> View {
+        let table = self.snapshot.kind(subscription.kind);
+        let mut view = View::default();
+        if subscription.is_wildcard {
+            for entry in table.entries() {
+                self.admit(subscription, entry, &mut view);
+            }
+        } else {
+            for entry in subscription.names.iter().filter_map(|name| table.get(name)) {
+                self.admit(subscription, entry, &mut view);
+            }
+        }
+        let mut has_kept = false;
+        for held in subscription.held.entries() {
+            if table.get(&held.name).is_none() && self.is_kept(subscription, held, &mut view) {
+                view.entries.push(held.clone());
+                has_kept = true;
+            }
+        }
+        if has_kept {
+            view.entries.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        view
+    }
+
+    fn admit(&self, subscription: &Subscription, due: &Arc<Entry>, view: &mut View) {
+        let held = subscription.held.get(&due.name);
+        if held.is_some_and(|held| held.version == due.version) {
+            view.entries.push(due.clone());
+            return;
+        }
+        let is_owed = subscription.owed.contains(&due.name);
+        let is_first = subscription.must_answer && !subscription.is_resumed && held.is_none();
+        let gate = if is_owed || is_first {
+            Gate::Open
+        } else if subscription.has_refused(due) {
+            Gate::Shut
+        } else {
+            self.gate(subscription.kind, due)
+        };
+        match gate {
+            Gate::Open => view.entries.push(due.clone()),
+            Gate::Until(_) | Gate::Shut => {
+                view.hold_back(gate);
+                match held.filter(|held| !held.is_foreign()) {
+                    Some(held) => view.entries.push(held.clone()),
+                    None => view.has_gaps = true,
+                }
+            }
+        }
+    }
+
+    /// Whether something that is no longer published must stay a little.
+    fn is_kept(&self, subscription: &Subscription, held: &Entry, view: &mut View) -> bool {
+        if subscription.owed.contains(&held.name) {
+            return false;
+        }
+        let gate = self.leave(subscription.kind, &held.name);
+        if gate != Gate::Open {
+            view.hold_back(gate);
+        }
+        gate != Gate::Open
+    }
+
+    /// Whether a new or changed resource may go out.
+    fn gate(&self, kind: ResourceType, entry: &Entry) -> Gate {
+        match kind {
+            ResourceType::Listener
+            | ResourceType::ScopedRoute
+            | ResourceType::Route
+            | ResourceType::VirtualHost => {}
+            ResourceType::Secret
+            | ResourceType::Cluster
+            | ResourceType::Endpoints
+            | ResourceType::LbEndpoint
+            | ResourceType::ExtensionConfig
+            | ResourceType::Runtime => return Gate::Open,
+        }
+        entry.uses.iter().map(|used| self.gate_of_use(used)).max().unwrap_or(Gate::Open)
+    }
+
+    fn gate_of_use(&self, used: &Use) -> Gate {
+        match used.kind {
+            ResourceType::Cluster => self.gate_of_cluster(&used.name),
+            // A listener that brings routes of its own waits for the clusters of those routes.
+            ResourceType::Route => {
+                let routes = self.of(ResourceType::Route);
+                if routes.is_some_and(|routes| routes.expected(&used.name).is_some()) {
+                    return Gate::Open;
+                }
+                let table = self.snapshot.get(ResourceType::Route, &used.name);
+                let uses = table.map(|table| &*table.uses).unwrap_or_default();
+                let clusters = uses.iter().filter(|used| used.kind == ResourceType::Cluster);
+                let gates = clusters.map(|used| self.gate_of_cluster(&used.name));
+                gates.max().unwrap_or(Gate::Open)
+            }
+            _ => Gate::Open,
+        }
+    }
+
+    /// A route to a cluster that the client does not have yet answers 503: it waits for the
+    /// client to take the cluster and its endpoints.
+    fn gate_of_cluster(&self, name: &str) -> Gate {
+        let Some(clusters) = self.of(ResourceType::Cluster) else { return Gate::Open };
+        let Some(due) = self.snapshot.get(ResourceType::Cluster, name) else { return Gate::Open };
+        if !clusters.covers(name) {
+            return Gate::Open;
+        }
+        let held = clusters.held.get(name);
+        if held.is_some_and(|held| held.version == due.version) {
+            return self.gate_of_endpoints(clusters, due);
+        }
+        match clusters.in_flight(name) {
+            Some((Change::Set(sent), deadline)) if sent.version == due.version => {
+                if held.is_some() { Gate::Open } else { self.until(deadline) }
+            }
+            _ if clusters.has_refused(due) => {
+                if held.is_some() {
+                    Gate::Open
+                } else {
+                    Gate::Shut
+                }
+            }
+            _ => clusters.deadline().map_or(Gate::Open, |deadline| self.until(deadline)),
+        }
+    }
+
+    fn gate_of_endpoints(&self, clusters: &Subscription, cluster: &Entry) -> Gate {
+        let uses = cluster.uses.iter().filter(|used| used.kind == ResourceType::Endpoints);
+        let gates = uses.map(|used| {
+            let Some(due) = self.snapshot.get(used.kind, &used.name) else { return Gate::Open };
+            let subscription = self.of(used.kind).filter(|found| found.covers(&used.name));
+            let Some(endpoints) = subscription else {
+                let asked_by = clusters.acked_at.map(|acked_at| acked_at + SUBSCRIBE_TIMEOUT);
+                let asked_by = asked_by.filter(|_| self.is_aggregated);
+                return asked_by.map_or(Gate::Open, |deadline| self.until(deadline));
+            };
+            if endpoints.held.get(&used.name).is_some() {
+                Gate::Open
+            } else if endpoints.has_refused(due) {
+                Gate::Shut
+            } else {
+                endpoints.deadline().map_or(Gate::Open, |deadline| self.until(deadline))
+            }
+        });
+        gates.max().unwrap_or(Gate::Open)
+    }
+
+    /// Whether something that is no longer published may be taken from the client: not while the
+    /// client holds something that uses it and is about to be told to stop.
+    fn leave(&self, kind: ResourceType, name: &Arc<str>) -> Gate {
+        let leaving = self.leaving.get_or_init(|| self.leaving());
+        let known = leaving.get(&Use { kind, name: name.clone() }).copied();
+        known.unwrap_or(Gate::Open).max(self.leave_strangers(kind))
+    }
+
+    fn leaving(&self) -> HashMap<&'a Use, Gate> {
+        let mut leaving = HashMap::new();
+        // Listeners before routes before clusters: how long routes stay depends on the listeners.
+        for subscription in self.subscriptions.iter().rev().flatten() {
+            self.leaving_with(subscription, &mut leaving);
+        }
+        leaving
+    }
+
+    fn leaving_with(&self, users: &'a Subscription, leaving: &mut HashMap<&'a Use, Gate>) {
+        for user in users.held.entries() {
+            let due = self.snapshot.get(users.kind, &user.name);
+            if due.is_some_and(|due| due.version == user.version) {
+                continue;
+            }
+            let gate = if due.is_none() && self.is_silent_about(users.kind) {
+                // Nothing will tell the client: it goes when its own users go.
+                let own = Use { kind: users.kind, name: user.name.clone() };
+                leaving.get(&own).copied().unwrap_or(Gate::Open)
+            } else {
+                self.until_replaced(users, user, due)
+            };
+            for used in &user.uses {
+                let stays = due.is_some_and(|due| due.uses.binary_search(used).is_ok());
+                if !stays && gate != Gate::Open {
+                    let known = leaving.entry(used).or_insert(gate);
+                    *known = gate.max(*known);
+                }
+            }
+        }
+    }
+
+    /// What a client brought along from an earlier stream may use anything.
+    fn leave_strangers(&self, kind: ResourceType) -> Gate {
+        let users: &[ResourceType] = match kind {
+            ResourceType::Cluster => &[ResourceType::Listener, ResourceType::Route],
+            ResourceType::Endpoints => &[ResourceType::Cluster],
+            _ => &[],
+        };
+        let users = users.iter().filter_map(|kind| self.of(*kind));
+        let gates = users.flat_map(|users| {
+            let strangers = users.held.entries().iter().filter(|user| user.is_foreign());
+            strangers.map(|user| {
+                let due = self.snapshot.get(users.kind, &user.name);
+                self.until_replaced(users, user, due)
+            })
+        });
+        gates.max().unwrap_or(Gate::Open)
+    }
+
+    fn until_replaced(
+        &self,
+        subscription: &Subscription,
+        user: &Entry,
+        due: Option<&Arc<Entry>>,
+    ) -> Gate {
+        if due.is_some_and(|due| subscription.has_refused(due)) {
+            return Gate::Shut;
+        }
+        match subscription.in_flight(&user.name) {
+            Some((_, deadline)) => self.until(deadline),
+            None => subscription.deadline().map_or(Gate::Shut, |deadline| self.until(deadline)),
+        }
+    }
+
+    /// State of the world has no words for the removal of a single resource of most types.
+    fn is_silent_about(&self, kind: ResourceType) -> bool {
+        self.protocol == Protocol::Sotw && !kind.is_complete_in_sotw()
+    }
+
+    fn of(&self, kind: ResourceType) -> Option<&'a Subscription> {
+        self.subscriptions.get(kind.index())?.as_ref()
+    }
+
+    fn until(&self, deadline: Instant) -> Gate {
+        if deadline > self.now { Gate::Until(deadline) } else { Gate::Open }
+    }
+}
+
+impl View {
+    fn hold_back(&mut self, gate: Gate) {
+        self.is_held_back = true;
+        if let Gate::Until(deadline) = gate {
+            self.wake = Some(self.wake.map_or(deadline, |wake| wake.min(deadline)));
+        }
+    }
+}
