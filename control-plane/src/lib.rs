@@ -5,6 +5,7 @@
 pub mod app;
 pub mod demo;
 pub mod cli;
+pub mod admin;
 pub mod pipeline;
 pub mod status;
 pub mod translate;

@@ -37,6 +37,11 @@ pub struct Style {
 }
 
 impl Style {
+    /// Marks as they are, times relative to the present.
+    pub fn plain(colour: bool) -> Self {
+        Self { colour, ascii: false, absolute: false, width: None, now: SystemTime::now() }
+    }
+
     /// The mark, painted.
     pub fn mark(&self, mark: Mark) -> String {
         let (fancy, plain, colour) = match mark {
@@ -197,6 +202,15 @@ pub fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result,
     }
+}
+
+/// Writes to standard output; whoever reads it may be gone.
+///
+/// # Errors
+/// When nobody reads.
+pub fn print_quietly(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// Writes to standard error, where progress, warnings and hints belong.

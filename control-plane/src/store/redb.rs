@@ -10,7 +10,8 @@ use redb::{Database, DatabaseError, Durability, ReadableDatabase, TableDefinitio
 use crate::store::backend::{Backend, BackendError, Entry, Put, Table};
 use crate::store::change::StoreError;
 
-const FILE: &str = "weighlock.redb";
+/// The file in the data directory.
+pub const FILE: &str = "weighlock.redb";
 
 /// Tables in a file.
 pub struct Redb(Database);
