@@ -63,7 +63,7 @@ impl fmt::Display for Finding {
 }
 
 /// The steps of a path: `a.b[0]["x.y"]` is `a`, `b`, `0`, `x.y`.
-fn segments(path: &str) -> Vec<String> {
+pub fn segments(path: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut rest = path;
     while !rest.is_empty() {

@@ -6,6 +6,7 @@ pub mod app;
 pub mod demo;
 pub mod cli;
 pub mod admin;
+pub mod api;
 pub mod pipeline;
 pub mod status;
 pub mod translate;

@@ -29,6 +29,9 @@ macro_rules! codes {
 }
 
 codes! {
+    NOT_YAML = "WL0001", "not YAML",
+        "The text does not parse as YAML or JSON.",
+        "spec: {rules: [";
     UNKNOWN_FIELD = "WL0002", "unknown field",
         "The kind has no field of this name. It is refused rather than dropped, because a \
          misspelled field would otherwise change nothing and say nothing.",
@@ -36,6 +39,9 @@ codes! {
     WRONG_TYPE = "WL0003", "wrong type",
         "The field holds another type of value than the kind says.",
         "weight: \"90\"";
+    SAME_OBJECT = "WL0004", "duplicate object",
+        "Two documents of one bundle are the same object. Only one of them could be stored.",
+        "two documents with kind HTTPRoute, namespace shop and name checkout";
     REQUIRED = "WL0005", "required field missing",
         "The kind needs this field.",
         "spec: {listeners: [{name: http, protocol: HTTP}]}   # no port";
@@ -97,6 +103,59 @@ codes! {
         "The Secret's `tls.crt` and `tls.key` are no PEM certificate chain and the key that \
          belongs to it.",
         "type: kubernetes.io/tls, data: {tls.crt: …, tls.key: …}";
+    BAD_REQUEST = "WL0400", "bad request",
+        "The request itself is wrong: a parameter, a header, or a body that does not belong there.",
+        "GET …/httproutes?fieldSelector=spec.hostnames=x";
+    NOT_LOCAL = "WL0403", "not for this caller",
+        "A server with --open answers only requests whose Host is a loopback name or address and \
+         whose Origin, if any, is its own: a page that a browser shows must not reach it.",
+        "Host: weighlock.example";
+    NOT_FOUND = "WL0404", "not found",
+        "There is no such object, revision, node, group or path.",
+        "wlctl get httproute chekout";
+    NO_SUCH_VERB = "WL0405", "method not allowed",
+        "The path is right and does not take this method.",
+        "DELETE /v1/fleet";
+    EXISTS = "WL0406", "already exists",
+        "An object of this kind and name is there. Replace or patch it.",
+        "kubectl create of an HTTPRoute that is there";
+    CONFLICT = "WL0409", "changed by someone else",
+        "The write is based on something older than what is stored. Read again, then write again.",
+        "wlctl apply --if-revision r183, when r184 is there";
+    EXPIRED = "WL0410", "too old",
+        "Changes are kept for a while. What was asked for is older; list again.",
+        "GET …/httproutes?watch=true&resourceVersion=1";
+    TOO_LARGE = "WL0413", "too large",
+        "An object may have 1 MiB, a body 8 MiB, and there may be 200,000 objects.",
+        "a ConfigMap of 2 MiB";
+    MEDIA_TYPE = "WL0415", "media type not taken",
+        "The body is of a type that this path does not take.",
+        "PATCH with application/json-patch+json";
+    REDACTED = "WL0423", "stands for no stored value",
+        "Secrets are write-only: what is read are marks that stand for the values. A mark that is \
+         written back keeps the value that it stands for, under the same name of the same Secret.",
+        "data: {tls.key: cmVkYWN0ZWQ6…}   # copied from another Secret";
+    NAMESPACE_IN_USE = "WL0424", "namespace is not empty",
+        "Deleting a Namespace deletes the document and never the contents. Delete those first.",
+        "kubectl delete namespace shop";
+    RAW_RESOURCE = "WL0430", "raw resource refused",
+        "A resource of a raw group is no proto3 JSON of the type that its @type names.",
+        "{\"@type\": \"type.googleapis.com/envoy.config.cluster.v3.Cluster\", \"nam\": \"a\"}";
+    NODE_REFUSED = "WL0501", "node refused a resource",
+        "A proxy answered with a NACK. It keeps serving what it had; its words are in the answer.",
+        "wlctl status";
+    NODES_LATE = "WL0504", "nodes have not answered",
+        "The change is stored and was sent; the named nodes have not acknowledged it in time.",
+        "wlctl apply --timeout 1s";
+    LOCKED = "WL0603", "data directory locked",
+        "Another server uses this data directory. One store has one server.",
+        "weighlock serve --data-dir ./weighlock-data, twice";
+    INTERNAL = "WL0900", "internal error",
+        "Something that must not happen. The log says more.",
+        "-";
+    STORE_AWAY = "WL0901", "store cannot be written",
+        "The disk or the file does not do what it should. Reads are still answered.",
+        "no space left on device";
 }
 
 #[cfg(test)]

@@ -1,0 +1,208 @@
+//! The HTTP API: a subset of the Kubernetes API for documents, and `/v1` beside it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::routing::{any, get};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, Uri, header};
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::refusal::Refusal;
+use crate::finding::{Finding, codes};
+use crate::fleet::Fleet;
+use crate::snapshot::Snapshots;
+use crate::store::Store;
+use crate::store::change::{Change, Committed, StoreError};
+use crate::store::state::State;
+
+pub mod apply;
+pub mod body;
+pub mod bundle;
+pub mod events;
+pub mod fleet;
+pub mod groups;
+pub mod guard;
+pub mod kube;
+pub mod multipart;
+pub mod news;
+pub mod refusal;
+pub mod revisions;
+pub mod v1;
+
+/// The greatest body of a request.
+pub const BODY_BYTES_MAX: usize = 8 << 20;
+/// The greatest object, as JSON.
+pub const OBJECT_BYTES_MAX: usize = 1 << 20;
+
+/// What is wrong between the objects of a state: what no object shows by itself.
+pub type BetweenObjects = Arc<dyn Fn(&State) -> Vec<Finding> + Send + Sync>;
+
+/// What the API is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// Documents and raw groups.
+    pub store: Arc<Store>,
+    /// Who is connected.
+    pub fleet: Arc<Fleet>,
+    /// What is published; raw groups are published from here.
+    pub snapshots: Arc<Snapshots>,
+    /// Looks at whole states.
+    pub between: BetweenObjects,
+    /// Ends watches and event streams.
+    pub shutdown: CancellationToken,
+}
+
+/// The API.
+pub struct Api {
+    /// Documents and raw groups.
+    pub store: Arc<Store>,
+    fleet: Arc<Fleet>,
+    groups: groups::Publisher,
+    between: BetweenObjects,
+    news: news::Ring,
+    shutdown: CancellationToken,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parts")
+    }
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Api")
+    }
+}
+
+impl Api {
+    /// Puts the API together, and publishes the raw groups that are stored.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { store, fleet, snapshots, between, shutdown } = parts;
+        let groups = groups::Publisher::new(snapshots);
+        groups.publish(&store);
+        Arc::new(Self { store, fleet, groups, between, news: news::Ring::default(), shutdown })
+    }
+
+    /// Serves plain HTTP/1.1 and HTTP/2 until the shutdown token says otherwise; requests that are
+    /// under way are answered.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
+        let shutdown = self.shutdown.clone();
+        axum::serve(listener, self.router())
+            .with_graceful_shutdown(async move { shutdown.cancelled().await })
+            .await
+    }
+
+    /// Turns what happens into events until the shutdown token says otherwise.
+    pub async fn collect_events(&self) {
+        news::collect(self).await;
+    }
+
+    /// All routes.
+    pub fn router(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/version", get(kube::version))
+            .route("/api", get(kube::core))
+            .route("/apis", get(kube::groups))
+            .route("/api/{*rest}", any(kube::core_objects))
+            .route("/apis/{group}", get(kube::one_group))
+            .route("/apis/{group}/{*rest}", any(kube::group_objects))
+            .merge(v1::router())
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .layer(middleware::from_fn(guard::local_only))
+            .with_state(self.clone())
+    }
+
+    /// Stores a change, on a thread that may wait for the disk.
+    async fn commit(self: &Arc<Self>, change: Change) -> Result<Committed, Refusal> {
+        self.commit_checked(change, |_| Ok(())).await
+    }
+
+    /// The same, if what would be stored passes the check. Returns when the raw groups that it
+    /// touches are published.
+    async fn commit_checked<F>(
+        self: &Arc<Self>,
+        change: Change,
+        check: F,
+    ) -> Result<Committed, Refusal>
+    where
+        F: Fn(&State) -> Result<(), StoreError> + Send + 'static,
+    {
+        let api = self.clone();
+        let commit = move || {
+            let committed = api.store.commit_checked(&change, &check);
+            api.groups.publish(&api.store);
+            committed
+        };
+        match spawn_blocking(commit).await {
+            Ok(committed) => Ok(committed?),
+            Err(error) => {
+                tracing::error!(%error, "a write ended early");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Err(Refusal::new(status, codes::INTERNAL, "a write ended early"))
+            }
+        }
+    }
+}
+
+impl Api {
+    /// What is wrong between the objects of a state, worked out where it keeps nobody waiting.
+    async fn between(&self, state: Arc<State>) -> Vec<Finding> {
+        let between = self.between.clone();
+        spawn_blocking(move || between(&state)).await.unwrap_or_default()
+    }
+}
+
+/// Who writes: the field manager, else the first word of the user agent.
+fn who(field_manager: Option<&str>, headers: &HeaderMap) -> String {
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let agent = agent.and_then(|agent| agent.split(['/', ' ']).next());
+    let who = field_manager.filter(|manager| !manager.is_empty()).or(agent);
+    who.unwrap_or("anonymous").chars().filter(|c| !c.is_control()).take(128).collect()
+}
+
+/// The media type of a body, without parameters.
+fn media_type(headers: &HeaderMap) -> &str {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    content_type.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim()
+}
+
+/// The bytes of a body, or why there are none.
+fn whole(body: Result<Bytes, axum::extract::rejection::BytesRejection>) -> Result<Bytes, Refusal> {
+    body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let detail = format!("the body has more than {} MiB", BODY_BYTES_MAX >> 20);
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, codes::TOO_LARGE, detail)
+        } else {
+            Refusal::bad_request(rejection.body_text())
+        }
+    })
+}
+
+async fn no_such_path(uri: Uri) -> axum::response::Response {
+    answer(&uri, &Refusal::not_found(format!("there is nothing at {}", uri.path())))
+}
+
+async fn no_such_method(method: http::Method, uri: Uri) -> axum::response::Response {
+    answer(&uri, &Refusal::no_such_verb(&method))
+}
+
+fn answer(uri: &Uri, refusal: &Refusal) -> axum::response::Response {
+    if uri.path().starts_with("/v1/") {
+        v1::problem(uri.path(), refusal)
+    } else {
+        refusal.status_response()
+    }
+}

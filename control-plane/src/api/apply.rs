@@ -1,0 +1,354 @@
+//! `/v1/apply`: a bundle of documents, all or nothing, as one revision.
+//!
+//! The documents replace what is stored of spec, labels and annotations; uid, age and status stay.
+//! `delete=true` takes the named documents away instead, also as one revision.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State as Shared};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, Uri};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::bundle::Bundle;
+use crate::api::refusal::{Located, Refusal, finding_json, plural};
+use crate::api::revisions::number;
+use crate::api::v1::or_problem;
+use crate::api::{Api, BetweenObjects, OBJECT_BYTES_MAX, who, whole};
+use crate::finding::{Finding, Severity, codes};
+use crate::fleet::status::{Laggard, NodeState};
+use crate::snapshot::Origin as Due;
+use crate::store::Store;
+use crate::store::change::{
+    Action, Change, Committed, Effect, Expected, Origin, StoreError, Write,
+};
+use crate::store::state::{ObjectKey, State};
+
+const OWNER: &str = "weighlock.dev/owner";
+/// What a wait lasts when the request does not say.
+const WAIT: Duration = Duration::from_secs(10);
+const WAIT_MAX: Duration = Duration::from_secs(600);
+/// What is missing may come later.
+const UNRESOLVED: [&str; 3] =
+    [codes::BACKEND_MISSING, codes::LISTENER_MISSING, codes::SECRET_MISSING];
+
+/// How to apply.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct How {
+    /// Nothing is stored.
+    dry_run: String,
+    /// Objects of the owner that the bundle lacks go.
+    prune: String,
+    /// Labels each object.
+    owner: Option<String>,
+    /// The revision that must still be the newest.
+    if_revision: Option<String>,
+    /// Missing references are warnings.
+    allow_unresolved: String,
+    /// `acked`: answers when the fleet is in sync.
+    wait: String,
+    /// How long, as `10s`.
+    timeout: Option<String>,
+    /// Goes into the revision.
+    reason: Option<String>,
+    /// Who writes.
+    field_manager: Option<String>,
+    /// The named documents go.
+    delete: String,
+    /// With `delete`: what is not there is passed over.
+    ignore_missing: String,
+    /// What the text is called, when it is no form.
+    file: String,
+}
+
+type Asked = Result<Query<How>, QueryRejection>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// `POST /v1/apply`.
+pub async fn apply(
+    Shared(api): Shared<Arc<Api>>,
+    how: Asked,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let answer = async {
+        let Query(how) = how.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
+        let bundle = Bundle::read(&headers, &how.file, &whole(body)?)?;
+        let (committed, warnings) = store(&api, &how, &headers, bundle).await?;
+        let mut answer = json!({
+            "revision": format!("r{}", committed.revision),
+            "changed": changed(&committed),
+            "warnings": warnings.iter().map(finding_json).collect::<Vec<_>>(),
+        });
+        let is_dry_run = is_true(&how.dry_run);
+        let extra = if is_dry_run {
+            ("dryRun", Value::Bool(true))
+        } else {
+            ("rollout", rollout(&api, &how, &committed).await?)
+        };
+        if let Some(answer) = answer.as_object_mut() {
+            answer.insert(extra.0.into(), extra.1);
+        }
+        Ok(Json(answer).into_response())
+    };
+    or_problem(&uri, answer.await)
+}
+
+/// `POST /v1/validate`: what is wrong with these documents, together with what is stored.
+pub async fn validate(
+    Shared(api): Shared<Arc<Api>>,
+    how: Asked,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let answer = async {
+        let Query(how) = how.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
+        let how = How { dry_run: "true".into(), ..how };
+        let bundle = Bundle::read(&headers, &how.file, &whole(body)?)?;
+        let findings = match store(&api, &how, &headers, bundle).await {
+            Ok((_, warnings)) => warnings,
+            Err(refusal) if !refusal.findings.is_empty() => refusal.findings,
+            Err(refusal) => return Err(refusal),
+        };
+        let is_valid = !findings.iter().any(|located| located.finding.is_error());
+        let findings: Vec<Value> = findings.iter().map(finding_json).collect();
+        Ok(Json(json!({"valid": is_valid, "findings": findings})).into_response())
+    };
+    or_problem(&uri, answer.await)
+}
+
+/// Checks and stores a bundle; gives what it warns of.
+async fn store(
+    api: &Arc<Api>,
+    how: &How,
+    headers: &HeaderMap,
+    mut bundle: Bundle,
+) -> Result<(Committed, Vec<Located>), Refusal> {
+    if is_true(&how.prune) && how.owner.as_deref().unwrap_or_default().is_empty() {
+        return Err(Refusal::bad_request("prune needs an owner, whose other objects then go"));
+    }
+    let is_delete = is_true(&how.delete);
+    let mut findings = bundle.check(!is_delete);
+    findings.extend(too_large(&bundle));
+    if findings.iter().any(Finding::is_error) {
+        return Err(Refusal::invalid(bundle.locate(findings)));
+    }
+    let state = api.store.state();
+    let mut writes = if is_delete {
+        deletions(&bundle, &state, is_true(&how.ignore_missing))
+    } else {
+        puts(&bundle, &state, how.owner.as_deref())
+    };
+    if is_true(&how.prune) {
+        writes.extend(pruned(&bundle, &state, how.owner.as_deref().unwrap_or_default()));
+    }
+    let change = Change {
+        writes,
+        groups: Vec::new(),
+        who: who(how.field_manager.as_deref(), headers),
+        why: how.reason.clone().filter(|reason| !reason.is_empty()),
+        origin: Origin::Apply,
+        if_revision: how.if_revision.as_deref().map(number).transpose()?,
+        dry_run: is_true(&how.dry_run),
+    };
+    let review = Review {
+        between: api.between.clone(),
+        store: api.store.clone(),
+        own: bundle
+            .documents
+            .iter()
+            .filter_map(|item| Some(item.key.as_ref()?.to_string()))
+            .collect(),
+        allows_unresolved: is_true(&how.allow_unresolved),
+        warnings: Arc::default(),
+    };
+    let warnings = review.warnings.clone();
+    let committed = api.commit_checked(change, move |next| review.check(next)).await;
+    let committed = committed.map_err(|mut refusal| {
+        let found = std::mem::take(&mut refusal.findings);
+        refusal.findings = bundle.locate(found.into_iter().map(|l| l.finding).collect());
+        refusal
+    })?;
+    findings.append(&mut warnings.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok((committed, bundle.locate(findings)))
+}
+
+/// Looks at the whole that a bundle would make.
+struct Review {
+    between: BetweenObjects,
+    store: Arc<Store>,
+    own: Vec<String>,
+    allows_unresolved: bool,
+    warnings: Arc<Mutex<Vec<Finding>>>,
+}
+
+impl Review {
+    /// Refuses what is wrong with the bundle's own objects, and what the bundle breaks elsewhere.
+    /// What was wrong elsewhere before is none of its business.
+    fn check(&self, next: &State) -> Result<(), StoreError> {
+        let mut findings = (self.between)(next);
+        let is_own = |finding: &Finding| self.own.contains(&finding.object);
+        if findings.iter().any(|finding| finding.is_error() && !is_own(finding)) {
+            let before = (self.between)(&self.store.state());
+            findings.retain(|finding| is_own(finding) || !before.contains(finding));
+        } else {
+            findings.retain(|finding| finding.is_error() || is_own(finding));
+        }
+        if self.allows_unresolved {
+            for finding in &mut findings {
+                if UNRESOLVED.contains(&finding.code) {
+                    finding.severity = Severity::Warning;
+                }
+            }
+        }
+        if findings.iter().any(Finding::is_error) {
+            return Err(StoreError::Refused(findings));
+        }
+        *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = findings;
+        Ok(())
+    }
+}
+
+fn too_large(bundle: &Bundle) -> Vec<Finding> {
+    let sizes = bundle.documents.iter().filter_map(|item| {
+        let size = serde_json::to_vec(&item.value).map_or(0, |bytes| bytes.len());
+        (size > OBJECT_BYTES_MAX).then(|| Finding {
+            code: codes::TOO_LARGE,
+            severity: Severity::Error,
+            object: item.key.as_ref().map(ToString::to_string).unwrap_or_default(),
+            field: String::new(),
+            message: format!("has {size} bytes, {OBJECT_BYTES_MAX} are the most"),
+            help: None,
+        })
+    });
+    sizes.collect()
+}
+
+fn puts(bundle: &Bundle, state: &State, owner: Option<&str>) -> Vec<Write> {
+    let items = bundle.documents.iter().filter_map(|item| Some((item.key.clone()?, item)));
+    items
+        .map(|(key, item)| {
+            let mut value = item.value.clone();
+            if let Some(owner) = owner.filter(|owner| !owner.is_empty()) {
+                set_owner(&mut value, owner);
+            }
+            let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+            let resource_version = version.and_then(|version| version.parse().ok());
+            // A document that was read before and is gone since is made anew.
+            let expected = match state.objects.get(&key) {
+                Some(_) if resource_version.is_some() => {
+                    Expected::Exactly { resource_version, uid: None }
+                }
+                _ => Expected::Any,
+            };
+            Write { key, action: Action::Put(value), expected, source: item.source.clone() }
+        })
+        .collect()
+}
+
+fn deletions(bundle: &Bundle, state: &State, ignore_missing: bool) -> Vec<Write> {
+    let items = bundle.documents.iter().filter_map(|item| Some((item.key.clone()?, item)));
+    items
+        .filter(|(key, _)| !ignore_missing || state.objects.get(key).is_some())
+        .map(|(key, item)| Write {
+            key,
+            action: Action::Delete,
+            expected: Expected::Present,
+            source: item.source.clone(),
+        })
+        .collect()
+}
+
+fn pruned(bundle: &Bundle, state: &State, owner: &str) -> Vec<Write> {
+    let stays =
+        |key: &ObjectKey| bundle.documents.iter().any(|item| item.key.as_ref() == Some(key));
+    let owned = state.objects.iter().filter(|object| {
+        let labels = object.value.pointer("/metadata/labels");
+        labels.and_then(|labels| labels.get(OWNER)?.as_str()) == Some(owner)
+    });
+    owned
+        .filter(|object| !stays(&object.key))
+        .map(|object| Write {
+            key: object.key.clone(),
+            action: Action::Delete,
+            expected: Expected::Any,
+            source: None,
+        })
+        .collect()
+}
+
+fn set_owner(value: &mut Value, owner: &str) {
+    let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
+    let labels = metadata.map(|metadata| metadata.entry("labels").or_insert_with(|| json!({})));
+    if let Some(labels) = labels.and_then(Value::as_object_mut) {
+        labels.insert(OWNER.into(), owner.into());
+    }
+}
+
+/// What became of each object that is not as it was.
+pub fn changed(committed: &Committed) -> Value {
+    let outcomes = committed.outcomes.iter().filter(|o| o.effect != Effect::Unchanged);
+    let changed = outcomes.map(|outcome| {
+        json!({
+            "object": outcome.object.key.to_string(), "action": outcome.effect,
+            "resourceVersion": outcome.object.resource_version.to_string(),
+        })
+    });
+    changed.collect::<Vec<_>>().into()
+}
+
+/// How far the change has got: at once, or when the fleet has ACKed it.
+async fn rollout(api: &Arc<Api>, how: &How, committed: &Committed) -> Result<Value, Refusal> {
+    let nodes = api.fleet.nodes();
+    match how.wait.as_str() {
+        "" | "none" => {
+            let connected = nodes.iter().filter(|node| node.state != NodeState::Lost).count();
+            return Ok(json!({"state": "Sent", "nodes": connected}));
+        }
+        "acked" => {}
+        other => return Err(Refusal::bad_request(format!("wait: {other:?} must be acked"))),
+    }
+    let timeout = match &how.timeout {
+        None => WAIT,
+        Some(text) => crate::model::duration::parse(text)
+            .ok_or_else(|| Refusal::bad_request(format!("timeout: {text:?} is no duration")))?
+            .min(WAIT_MAX),
+    };
+    // Nodes that get raw resources are not concerned by documents.
+    let fleets: Vec<Due> = nodes.iter().map(|node| Due::Fleet(node.fleet.clone())).collect();
+    match api.fleet.wait_in_sync(committed.revision, Some(&fleets), timeout).await {
+        Ok(in_sync) => Ok(json!({
+            "state": "Done", "nodes": in_sync.nodes,
+            "lagMs": in_sync.lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
+        })),
+        Err(laggards) => Err(late(committed, &laggards, nodes.len())),
+    }
+}
+
+fn late(committed: &Committed, laggards: &[Laggard], nodes: usize) -> Refusal {
+    let revision = format!("r{}", committed.revision);
+    let refused = laggards.iter().filter(|laggard| laggard.state == NodeState::Nack).count();
+    let refusal = if refused == laggards.len() {
+        let detail = format!("{revision} is stored; {} refused it", plural(refused, "node"));
+        Refusal::new(StatusCode::CONFLICT, codes::NODE_REFUSED, detail)
+    } else {
+        let late = plural(laggards.len(), "node");
+        let detail = format!("{revision} is stored; {late} of {nodes} did not answer in time");
+        Refusal::new(StatusCode::GATEWAY_TIMEOUT, codes::NODES_LATE, detail)
+    };
+    let laggards = serde_json::to_value(laggards).unwrap_or_default();
+    refusal.fact("revision", revision).fact("changed", changed(committed)).fact("nodes", laggards)
+}
+
+/// Whether a parameter says yes.
+pub fn is_true(text: &str) -> bool {
+    matches!(text, "true" | "1")
+}
