@@ -28,8 +28,11 @@ use crate::store::state::RawGroup;
 #[derive(Debug)]
 pub struct Publisher {
     snapshots: Arc<Snapshots>,
-    published: Mutex<BTreeMap<String, (Arc<RawGroup>, Arc<Snapshot>)>>,
+    published: Mutex<Published>,
 }
+
+/// By group: what is stored, and what was made of it.
+type Published = BTreeMap<String, (Arc<RawGroup>, Arc<Snapshot>)>;
 
 impl Publisher {
     /// Nothing is published yet.

@@ -21,11 +21,11 @@ pub struct Refusal {
     /// What is wrong with documents.
     pub findings: Vec<Located>,
     /// Facts of this code: `yours`, `current`, …
-    pub facts: Map<String, Value>,
+    pub facts: Box<Map<String, Value>>,
     /// Kubernetes' word, where the status has several.
     pub reason: Option<&'static str>,
     /// The object that it is about.
-    pub about: Option<(&'static Kind, String)>,
+    pub about: Option<Box<(&'static Kind, String)>>,
 }
 
 /// A finding, and where it stands in a file.
@@ -51,7 +51,7 @@ impl Refusal {
             code,
             detail: detail.into(),
             findings: Vec::new(),
-            facts: Map::new(),
+            facts: Box::default(),
             reason: None,
             about: None,
         }
@@ -91,7 +91,7 @@ impl Refusal {
     /// Names the object that it is about.
     #[must_use]
     pub fn about(mut self, kind: &'static Kind, name: &str) -> Self {
-        self.about = Some((kind, name.to_owned()));
+        self.about = Some(Box::new((kind, name.to_owned())));
         self
     }
 
@@ -105,7 +105,7 @@ impl Refusal {
     /// As a `Status` object.
     pub fn as_status(&self) -> Value {
         let mut details = Map::new();
-        if let Some((kind, name)) = &self.about {
+        if let Some((kind, name)) = self.about.as_deref() {
             details.insert("name".into(), name.as_str().into());
             details.insert("group".into(), kind.group.into());
             // The plural: that is what Kubernetes writes here.
@@ -143,7 +143,7 @@ impl Refusal {
             "detail": self.detail, "instance": instance, "requestId": request_id,
         });
         if let Some(object) = problem.as_object_mut() {
-            object.extend(self.facts.clone());
+            object.extend(Map::clone(&self.facts));
             let errors: Vec<Value> = self.findings.iter().map(finding_json).collect();
             object.insert("errors".into(), errors.into());
         }
@@ -158,7 +158,7 @@ impl Refusal {
         if self.status == StatusCode::UNPROCESSABLE_ENTITY {
             let errors = self.findings.iter().filter(|located| located.finding.is_error());
             let texts: Vec<String> = errors.map(|located| sentence(&located.finding)).collect();
-            if let Some((kind, name)) = self.about.as_ref().filter(|_| !texts.is_empty()) {
+            if let Some((kind, name)) = self.about.as_deref().filter(|_| !texts.is_empty()) {
                 message = format!(
                     "{} {} {name:?} is invalid: {}",
                     self.code,

@@ -237,7 +237,7 @@ impl Call<'_> {
 
     /// Kubernetes' words for what is not there, with the object that it is about.
     fn named(&self, refusal: Refusal) -> Refusal {
-        match (&refusal.about, refusal.status) {
+        match (refusal.about.as_deref(), refusal.status) {
             (Some((_, name)), StatusCode::NOT_FOUND) => missing(self.target, name),
             (Some((kind, name)), StatusCode::CONFLICT) if refusal.code == codes::EXISTS => {
                 let detail = format!("{} {name:?} already exists", resource(kind));
