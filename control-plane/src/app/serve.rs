@@ -21,6 +21,8 @@ use crate::fleet::Fleet;
 use crate::pipeline::Pipeline;
 use crate::settings::{Settings, StoreKind};
 use crate::snapshot::Snapshots;
+use crate::source::directory;
+use crate::source::directory::watch::Watch;
 use crate::store::Store;
 use crate::store::change::StoreError;
 use crate::telemetry::metrics::Metrics;
@@ -90,6 +92,7 @@ pub async fn run(settings: Settings) -> Result<Exit, Problem> {
     let state = parts.store.state();
     tracing::info!(revision = state.revision, objects = state.objects.len(), "the store is read");
     announce(&sockets)?;
+    follow_files(&tasks, &settings, &parts).await?;
     start(&tasks, &settings, &parts, sockets);
     let result = tokio::select! {
         _ = signals.next() => Ok(Exit::Done),
@@ -206,6 +209,28 @@ fn announce(sockets: &Sockets) -> Result<(), Problem> {
     let text = format!("api    http://{api}\nxds    {xds}\nadmin  http://{admin}\n");
     // Whoever started this program may have closed its output; that is no reason to end.
     drop(cli::show::print_quietly(&text));
+    Ok(())
+}
+
+/// Puts the documents of files into the store before anything is published, and follows them.
+async fn follow_files(tasks: &Tasks, settings: &Settings, parts: &Parts) -> Result<(), Problem> {
+    let Some(path) = &settings.config else {
+        let store = parts.store.clone();
+        let released = spawn_blocking(move || store.commit(&directory::release(&store.state())));
+        if let Ok(Err(error)) = released.await {
+            tracing::warn!(%error, "objects that files once held stay read-only");
+        }
+        return Ok(());
+    };
+    let watch = Watch::start(path, parts.store.clone()).await.map_err(|error| {
+        Problem::new(
+            Exit::WrongInput,
+            "WL0001",
+            format!("--config {} cannot be read", path.display()),
+        )
+        .detail(error.to_string().to_lowercase())
+    })?;
+    tasks.start("the reader of files", watch.run(tasks.shutdown.clone()));
     Ok(())
 }
 
