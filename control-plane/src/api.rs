@@ -1,8 +1,8 @@
 //! The HTTP API: a subset of the Kubernetes API for documents, and `/v1` beside it.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -12,12 +12,14 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Uri, header};
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::refusal::Refusal;
 use crate::finding::{Finding, codes};
 use crate::fleet::Fleet;
-use crate::snapshot::Snapshots;
+use crate::pipeline::build::findings;
+use crate::pipeline::{Pipeline, Release};
 use crate::store::Store;
 use crate::store::change::{Change, Committed, StoreError};
 use crate::store::state::State;
@@ -41,54 +43,38 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 /// The greatest object, as JSON.
 pub const OBJECT_BYTES_MAX: usize = 1 << 20;
 
-/// What is wrong between the objects of a state: what no object shows by itself.
-pub type BetweenObjects = Arc<dyn Fn(&State) -> Vec<Finding> + Send + Sync>;
+/// How long a write of raw resources waits for their publication.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the API is made of.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Parts {
     /// Documents and raw groups.
     pub store: Arc<Store>,
     /// Who is connected.
     pub fleet: Arc<Fleet>,
-    /// What is published; raw groups are published from here.
-    pub snapshots: Arc<Snapshots>,
-    /// Looks at whole states.
-    pub between: BetweenObjects,
+    /// Publishes what is stored.
+    pub pipeline: Pipeline,
     /// Ends watches and event streams.
     pub shutdown: CancellationToken,
 }
 
 /// The API.
+#[derive(Debug)]
 pub struct Api {
     /// Documents and raw groups.
     pub store: Arc<Store>,
     fleet: Arc<Fleet>,
-    groups: groups::Publisher,
-    between: BetweenObjects,
+    pipeline: Pipeline,
     news: news::Ring,
     shutdown: CancellationToken,
 }
 
-impl fmt::Debug for Parts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Parts")
-    }
-}
-
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Api")
-    }
-}
-
 impl Api {
-    /// Puts the API together, and publishes the raw groups that are stored.
+    /// Puts the API together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, fleet, snapshots, between, shutdown } = parts;
-        let groups = groups::Publisher::new(snapshots);
-        groups.publish(&store);
-        Arc::new(Self { store, fleet, groups, between, news: news::Ring::default(), shutdown })
+        let Parts { store, fleet, pipeline, shutdown } = parts;
+        Arc::new(Self { store, fleet, pipeline, news: news::Ring::default(), shutdown })
     }
 
     /// Serves plain HTTP/1.1 and HTTP/2 until the shutdown token says otherwise; requests that are
@@ -130,8 +116,7 @@ impl Api {
         self.commit_checked(change, |_| Ok(())).await
     }
 
-    /// The same, if what would be stored passes the check. Returns when the raw groups that it
-    /// touches are published.
+    /// The same, if what would be stored passes the check.
     async fn commit_checked<F>(
         self: &Arc<Self>,
         change: Change,
@@ -141,12 +126,7 @@ impl Api {
         F: Fn(&State) -> Result<(), StoreError> + Send + 'static,
     {
         let api = self.clone();
-        let commit = move || {
-            let committed = api.store.commit_checked(&change, &check);
-            api.groups.publish(&api.store);
-            committed
-        };
-        match spawn_blocking(commit).await {
+        match spawn_blocking(move || api.store.commit_checked(&change, &check)).await {
             Ok(committed) => Ok(committed?),
             Err(error) => {
                 tracing::error!(%error, "a write ended early");
@@ -159,9 +139,21 @@ impl Api {
 
 impl Api {
     /// What is wrong between the objects of a state, worked out where it keeps nobody waiting.
-    async fn between(&self, state: Arc<State>) -> Vec<Finding> {
-        let between = self.between.clone();
-        spawn_blocking(move || between(&state)).await.unwrap_or_default()
+    async fn findings(&self, state: Arc<State>) -> Vec<Finding> {
+        spawn_blocking(move || findings(&state)).await.unwrap_or_default()
+    }
+
+    /// Returns when a revision is published.
+    async fn wait_published(&self, revision: u64) -> Result<(), Refusal> {
+        let mut published = self.pipeline.published();
+        let is_out = |release: &Release| release.revision.is_some_and(|out| out >= revision);
+        match timeout(PUBLISH_TIMEOUT, published.wait_for(is_out)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                let detail = format!("r{revision} is stored, and not published in time");
+                Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, codes::INTERNAL, detail))
+            }
+        }
     }
 }
 

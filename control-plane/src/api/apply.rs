@@ -19,10 +19,10 @@ use crate::api::bundle::Bundle;
 use crate::api::refusal::{Located, Refusal, finding_json, plural};
 use crate::api::revisions::number;
 use crate::api::v1::or_problem;
-use crate::api::{Api, BetweenObjects, OBJECT_BYTES_MAX, who, whole};
+use crate::api::{Api, OBJECT_BYTES_MAX, who, whole};
 use crate::finding::{Finding, Severity, codes};
 use crate::fleet::status::{Laggard, NodeState};
-use crate::snapshot::Origin as Due;
+use crate::pipeline::judge::judge;
 use crate::store::Store;
 use crate::store::change::{
     Action, Change, Committed, Effect, Expected, Origin, StoreError, Write,
@@ -160,13 +160,8 @@ async fn store(
         dry_run: is_true(&how.dry_run),
     };
     let review = Review {
-        between: api.between.clone(),
         store: api.store.clone(),
-        own: bundle
-            .documents
-            .iter()
-            .filter_map(|item| Some(item.key.as_ref()?.to_string()))
-            .collect(),
+        written: change.writes.iter().map(|write| write.key.clone()).collect(),
         allows_unresolved: is_true(&how.allow_unresolved),
         warnings: Arc::default(),
     };
@@ -183,25 +178,15 @@ async fn store(
 
 /// Looks at the whole that a bundle would make.
 struct Review {
-    between: BetweenObjects,
     store: Arc<Store>,
-    own: Vec<String>,
+    written: Vec<ObjectKey>,
     allows_unresolved: bool,
     warnings: Arc<Mutex<Vec<Finding>>>,
 }
 
 impl Review {
-    /// Refuses what is wrong with the bundle's own objects, and what the bundle breaks elsewhere.
-    /// What was wrong elsewhere before is none of its business.
     fn check(&self, next: &State) -> Result<(), StoreError> {
-        let mut findings = (self.between)(next);
-        let is_own = |finding: &Finding| self.own.contains(&finding.object);
-        if findings.iter().any(|finding| finding.is_error() && !is_own(finding)) {
-            let before = (self.between)(&self.store.state());
-            findings.retain(|finding| is_own(finding) || !before.contains(finding));
-        } else {
-            findings.retain(|finding| finding.is_error() || is_own(finding));
-        }
+        let mut findings = judge(&self.store.state(), next, &self.written);
         if self.allows_unresolved {
             for finding in &mut findings {
                 if UNRESOLVED.contains(&finding.code) {
@@ -322,9 +307,7 @@ async fn rollout(api: &Arc<Api>, how: &How, committed: &Committed) -> Result<Val
             .ok_or_else(|| Refusal::bad_request(format!("timeout: {text:?} is no duration")))?
             .min(WAIT_MAX),
     };
-    // Nodes that get raw resources are not concerned by documents.
-    let fleets: Vec<Due> = nodes.iter().map(|node| Due::Fleet(node.fleet.clone())).collect();
-    match api.fleet.wait_in_sync(committed.revision, Some(&fleets), timeout).await {
+    match api.pipeline.wait_acked(committed.revision, timeout).await {
         Ok(in_sync) => Ok(json!({
             "state": "Done", "nodes": in_sync.nodes,
             "lagMs": in_sync.lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
@@ -336,7 +319,7 @@ async fn rollout(api: &Arc<Api>, how: &How, committed: &Committed) -> Result<Val
 fn late(committed: &Committed, laggards: &[Laggard], nodes: usize) -> Refusal {
     let revision = format!("r{}", committed.revision);
     let refused = laggards.iter().filter(|laggard| laggard.state == NodeState::Nack).count();
-    let refusal = if refused == laggards.len() {
+    let refusal = if refused > 0 && refused == laggards.len() {
         let detail = format!("{revision} is stored; {} refused it", plural(refused, "node"));
         Refusal::new(StatusCode::CONFLICT, codes::NODE_REFUSED, detail)
     } else {

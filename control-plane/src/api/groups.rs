@@ -1,7 +1,9 @@
 //! `/v1/xds/groups/{group}`: raw Envoy resources, kept and served byte for byte.
+//!
+//! A write is answered when the group is published.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -19,60 +21,8 @@ use crate::api::refusal::{Located, Refusal};
 use crate::api::v1::or_problem;
 use crate::api::{Api, body, who, whole};
 use crate::finding::{Finding, Severity, codes};
-use crate::snapshot::{Snapshot, Snapshots, Stamp};
-use crate::store::Store;
 use crate::store::change::{Change, GroupAction, GroupWrite, Origin};
 use crate::store::state::RawGroup;
-
-/// Keeps what is published of raw groups equal to what is stored.
-#[derive(Debug)]
-pub struct Publisher {
-    snapshots: Arc<Snapshots>,
-    published: Mutex<Published>,
-}
-
-/// By group: what is stored, and what was made of it.
-type Published = BTreeMap<String, (Arc<RawGroup>, Arc<Snapshot>)>;
-
-impl Publisher {
-    /// Nothing is published yet.
-    pub fn new(snapshots: Arc<Snapshots>) -> Self {
-        Self { snapshots, published: Mutex::default() }
-    }
-
-    /// Publishes what has changed. Whoever comes last publishes the newest, so the order in which
-    /// writers come here does not matter.
-    pub fn publish(&self, store: &Store) {
-        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = store.state();
-        published.retain(|name, _| {
-            let stays = state.raw_groups.contains_key(name);
-            if !stays {
-                self.snapshots.remove_raw(name);
-            }
-            stays
-        });
-        for (name, group) in &state.raw_groups {
-            let before = published.get(name);
-            if before.is_some_and(|(before, _)| Arc::ptr_eq(before, group)) {
-                continue;
-            }
-            let resources = group.resources.values().cloned().collect();
-            let snapshot = before.map_or_else(
-                || Snapshot::new(resources_of(group)),
-                |(_, before)| before.next(resources),
-            );
-            let snapshot = Arc::new(snapshot);
-            let stamp = Stamp { revision: group.revision, accepted_at: group.accepted_at };
-            self.snapshots.publish_raw(name, snapshot.clone(), stamp);
-            published.insert(name.clone(), (group.clone(), snapshot));
-        }
-    }
-}
-
-fn resources_of(group: &RawGroup) -> Vec<Resource> {
-    group.resources.values().cloned().collect()
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -220,7 +170,7 @@ async fn parse(field: &'static str, values: Vec<Value>) -> Result<Vec<Resource>,
 
 fn parse_all(field: &str, values: Vec<Value>) -> Result<Vec<Resource>, Refusal> {
     let (mut resources, mut findings) = (Vec::with_capacity(values.len()), Vec::new());
-    let mut names = std::collections::HashSet::new();
+    let mut names = HashSet::new();
     for (index, value) in values.into_iter().enumerate() {
         let place = format!("{field}[{index}]");
         match parse_one(value) {
@@ -273,6 +223,7 @@ async fn write(
         ..Change::default()
     };
     let committed = api.commit(change).await?;
+    api.wait_published(committed.revision).await?;
     let stored = committed.state.raw_groups.get(&group);
     Ok(Json(json!({
         "group": group,

@@ -229,7 +229,7 @@ impl Call<'_> {
         }
         let planned = shown.lock().unwrap_or_else(PoisonError::into_inner).take();
         let state = planned.map_or_else(|| committed.state.clone(), Arc::new);
-        let findings = self.api.between(state).await;
+        let findings = self.api.findings(state).await;
         let own = findings.iter().filter(|finding| finding.object == object);
         let texts = own.map(|finding| format!("{} {}", finding.code, sentence(finding))).collect();
         Ok((committed, texts))
