@@ -39,11 +39,37 @@ pub enum DeadlineKind {
     Overall,
 }
 
+/// The connection that a body streams in from. Dropped before the body ended, it breaks the
+/// exchange off.
+pub trait Lease {
+    /// The last byte has been read: the connection may serve others.
+    fn complete(self: Box<Self>);
+}
+
 /// A request or response body.
 #[derive(Debug, Default)]
 pub struct Body {
     source: Source,
     watch: Option<Watch>,
+    held: Held,
+}
+
+/// What a body keeps busy until it ends.
+#[derive(Default)]
+struct Held(Option<Box<dyn Lease>>);
+
+impl Held {
+    fn complete(&mut self) {
+        if let Some(lease) = self.0.take() {
+            lease.complete();
+        }
+    }
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Held" } else { "Free" })
+    }
 }
 
 #[derive(Default)]
@@ -76,14 +102,24 @@ impl Body {
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
-        Self { source, watch: None }
+        Self { source, watch: None, held: Held::default() }
     }
 
     /// A body that streams in from a connection.
     pub fn incoming(incoming: Incoming) -> Self {
         let source =
             if incoming.is_end_stream() { Source::Empty } else { Source::Incoming(incoming) };
-        Self { source, watch: None }
+        Self { source, watch: None, held: Held::default() }
+    }
+
+    /// A body that streams in from a connection which it keeps busy until it ends.
+    pub fn leased(incoming: Incoming, lease: Box<dyn Lease>) -> Self {
+        let mut body = Self::incoming(incoming);
+        body.held = Held(Some(lease));
+        if body.is_empty() {
+            body.held.complete();
+        }
+        body
     }
 
     /// A body that a filter reads or makes.
@@ -91,7 +127,8 @@ impl Body {
     where
         B: http_body::Body<Data = Bytes, Error = BoxError> + 'static,
     {
-        Self { source: Source::Filtered(Box::pin(body)), watch: None }
+        let source = Source::Filtered(Box::pin(body));
+        Self { source, watch: None, held: Held::default() }
     }
 
     /// Counts this body in `meter`, and breaks it off when one of its deadlines passes.
@@ -250,6 +287,12 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = this.source.poll_frame(context);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(_))) if !this.source.is_end_stream() => {}
+            Poll::Ready(None | Some(Ok(_))) => this.held.complete(),
+            Poll::Ready(Some(Err(_))) => this.held = Held::default(),
+        }
         let Some(watch) = &mut this.watch else { return polled };
         let meter = &watch.meter;
         match &polled {
@@ -257,6 +300,7 @@ impl http_body::Body for Body {
                 let Poll::Ready(kind) = watch.poll_deadlines(context) else { return Poll::Pending };
                 watch.meter.ended.set(Some(Ended::Deadline(kind)));
                 this.source = Source::Empty;
+                this.held = Held::default();
                 return Poll::Ready(Some(Err(BodyError::Deadline(kind))));
             }
             Poll::Ready(Some(Ok(frame))) => {

@@ -1,7 +1,5 @@
 //! Upstream clusters: their endpoints, the choice among them, and the connections to them.
 
-#![expect(dead_code, reason = "the pool that uses it follows")]
-
 pub mod pool;
 pub mod dns;
 pub mod balancer;

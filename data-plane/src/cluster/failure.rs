@@ -76,6 +76,16 @@ impl UpstreamError {
     ) -> Self {
         Self { reason, request: request.map(Box::new), source }
     }
+
+    /// What hyper's error means. `is_reused`: the connection had served before.
+    pub(crate) fn of_hyper(
+        error: hyper::Error,
+        request: Option<http::Request<Body>>,
+        is_reused: bool,
+    ) -> Self {
+        let reason = classify(&error, is_reused);
+        Self::new(reason, request, Some(Box::new(error)))
+    }
 }
 
 impl fmt::Display for UpstreamError {
@@ -99,4 +109,38 @@ impl Error for UpstreamError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
+}
+
+fn classify(error: &hyper::Error, is_reused: bool) -> UpstreamFailure {
+    let closed = if is_reused { UpstreamFailure::ReusedClosed } else { UpstreamFailure::Closed };
+    if let Some(error) = cause::<h2::Error>(error) {
+        return match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => UpstreamFailure::Refused,
+            // What came after the last stream that a GOAWAY names; the others end as usual.
+            Some(_) if error.is_go_away() && error.is_remote() => UpstreamFailure::Refused,
+            Some(_) if error.is_remote() => UpstreamFailure::Reset,
+            Some(_) if error.is_library() => UpstreamFailure::Protocol,
+            Some(_) => UpstreamFailure::Reset,
+            None if error.is_io() => closed,
+            None => UpstreamFailure::Request,
+        };
+    }
+    if error.is_parse() {
+        UpstreamFailure::Protocol
+    } else if error.is_user() {
+        UpstreamFailure::Request
+    } else {
+        closed
+    }
+}
+
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }

@@ -136,6 +136,12 @@ impl Slot {
     ) -> Option<Self> {
         Self::take(live, limit, maximum(limit, breakers))
     }
+
+    /// Counts one more, whatever the limit.
+    pub(crate) fn beyond(live: &Arc<ClusterLive>, limit: Limit) -> Self {
+        live.counter(limit).fetch_add(1, Relaxed);
+        Self { live: Arc::clone(live), limit, max: u32::MAX }
+    }
 }
 
 impl Drop for Slot {
@@ -144,6 +150,24 @@ impl Drop for Slot {
         if before == self.max {
             self.live.stats.set_breaker(self.limit, false);
         }
+    }
+}
+
+/// A request in flight to an endpoint, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct EndpointSlot(Arc<EndpointLive>);
+
+impl EndpointSlot {
+    pub(crate) fn new(live: &Arc<EndpointLive>) -> Self {
+        live.requests.fetch_add(1, Relaxed);
+        live.requests_total.fetch_add(1, Relaxed);
+        Self(Arc::clone(live))
+    }
+}
+
+impl Drop for EndpointSlot {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Relaxed);
     }
 }
 

@@ -1,7 +1,5 @@
 //! TLS towards endpoints.
 
-#![expect(dead_code, reason = "the pool that uses it follows")]
-
 use std::sync::Arc;
 
 use rustls::client::Resumption;

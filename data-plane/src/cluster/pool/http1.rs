@@ -1,0 +1,146 @@
+//! HTTP/1.1 connections: one request at a time, kept for the next.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::body::{Body, Lease};
+use crate::cluster::connect::Stream;
+use crate::cluster::failure::{UpstreamError, UpstreamFailure};
+use crate::cluster::live::{EndpointSlot, Slot};
+use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
+use crate::cluster::pool::{InFlight, request};
+use crate::cluster::protocol::ConnectionConfig;
+
+/// How long a connection may take to finish what the response did not wait for: the rest of a
+/// request body.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+/// Room for the largest head, and a read of body beside it.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// A connection that nobody uses at the moment.
+#[derive(Debug)]
+pub(super) struct Http1 {
+    sender: SendRequest<Body>,
+    task: AbortHandle,
+    made_at: Instant,
+    idle_since: Instant,
+    requests: u32,
+}
+
+impl Http1 {
+    /// Whether it is closed, or too old, or has lain idle or served for long enough.
+    pub(super) fn is_spent(&self, config: &ConnectionConfig, now: Instant) -> bool {
+        self.sender.is_closed()
+            || config.idle_timeout.is_some_and(|max| now - self.idle_since >= max)
+            || config.connection_duration_max.is_some_and(|max| now - self.made_at >= max)
+            || config.requests_max.is_some_and(|max| self.requests >= max)
+    }
+
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.idle_since = now;
+    }
+}
+
+/// Starts a connection on a stream.
+pub(super) async fn open(
+    pool: &Rc<Pool>,
+    stream: Stream,
+    permit: Permit,
+) -> Result<Http1, Refusal> {
+    let config = &pool.connector.config;
+    let head_bytes_max = config.head_bytes_max as usize;
+    let handshake = Builder::new()
+        .max_headers(config.headers_max)
+        .max_header_size(head_bytes_max)
+        .max_buf_size(BUFFER_BYTES_MAX.max(head_bytes_max))
+        .handshake::<_, Body>(TokioIo::new(stream));
+    let (sender, connection) = handshake.await.map_err(|error| Refusal {
+        reason: UpstreamFailure::Connect,
+        source: Some(std::io::Error::other(error)),
+    })?;
+    let task = pool.tasks.spawn_local(async move {
+        let _permit = permit;
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
+        }
+    });
+    let (now, task) = (Instant::now(), task.abort_handle());
+    Ok(Http1 { sender, task, made_at: now, idle_since: now, requests: 0 })
+}
+
+/// Sends a request on a connection that is idle.
+pub(super) async fn send(
+    pool: Rc<Pool>,
+    mut connection: Http1,
+    in_flight: (Slot, EndpointSlot),
+    request: http::Request<Body>,
+) -> Result<http::Response<Body>, UpstreamError> {
+    let is_reused = connection.requests > 0;
+    connection.requests = connection.requests.saturating_add(1);
+    let sent = connection.sender.try_send_request(request::for_http1(request));
+    let exchange = Some(Exchange { connection, in_flight });
+    let mut lease = Box::new(Http1Lease { exchange, pool });
+    match sent.await {
+        Ok(mut response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+            if let Some(Exchange { in_flight, .. }) = lease.exchange.take() {
+                response.extensions_mut().insert(InFlight(Arc::new(in_flight)));
+            }
+            Ok(response.map(Body::incoming))
+        }
+        Ok(response) => Ok(response.map(|incoming| Body::leased(incoming, lease))),
+        Err(mut error) => {
+            let request = error.take_message();
+            Err(UpstreamError::of_hyper(error.into_error(), request, is_reused))
+        }
+    }
+}
+
+/// A connection and what the request on it takes up.
+struct Exchange {
+    connection: Http1,
+    in_flight: (Slot, EndpointSlot),
+}
+
+/// A connection under a request. Dropped before the end of the response, it closes.
+struct Http1Lease {
+    exchange: Option<Exchange>,
+    pool: Rc<Pool>,
+}
+
+impl Lease for Http1Lease {
+    fn complete(mut self: Box<Self>) {
+        let Some(Exchange { mut connection, in_flight }) = self.exchange.take() else { return };
+        drop(in_flight);
+        if connection.sender.is_closed() {
+            return;
+        }
+        let pool = Rc::clone(&self.pool);
+        if connection.sender.is_ready() {
+            pool.put(connection);
+            return;
+        }
+        // The response overtook the end of the request, or the task has not been polled since.
+        self.pool.tasks.spawn_local(async move {
+            match tokio::time::timeout(SETTLE_MAX, connection.sender.ready()).await {
+                Ok(Ok(())) => pool.put(connection),
+                Ok(Err(_)) => {}
+                Err(_) => connection.task.abort(),
+            }
+        });
+    }
+}
+
+impl Drop for Http1Lease {
+    fn drop(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.connection.task.abort();
+        }
+    }
+}

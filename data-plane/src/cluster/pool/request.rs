@@ -1,0 +1,80 @@
+//! Puts a request into the form of the protocol that its connection speaks.
+
+use http::header::{HOST, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Uri, Version};
+
+use crate::body::Body;
+
+/// Origin form, with a `host` field.
+pub(super) fn for_http1(mut request: Request<Body>) -> Request<Body> {
+    if let Some(authority) = request.uri().authority() {
+        let host = HeaderValue::from_str(authority.as_str());
+        if !request.headers().contains_key(HOST)
+            && let Ok(host) = host
+        {
+            request.headers_mut().insert(HOST, host);
+        }
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+    *request.version_mut() = Version::HTTP_11;
+    request
+}
+
+/// Scheme, authority and path in the URI, no `host` field. Gives the request back when it cannot be
+/// said in HTTP/2: it has no valid host, or is an upgrade.
+pub(super) fn for_http2(
+    mut request: Request<Body>,
+    is_tls: bool,
+) -> Result<Request<Body>, Box<Request<Body>>> {
+    if request.headers().contains_key(UPGRADE) {
+        return Err(Box::new(request));
+    }
+    let authority = match request.headers().get(HOST) {
+        Some(host) => Authority::try_from(host.as_bytes()).ok(),
+        None => request.uri().authority().cloned(),
+    };
+    let Some(authority) = authority else { return Err(Box::new(request)) };
+    let uri = std::mem::take(request.uri_mut()).into_parts();
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = uri.scheme.or(Some(if is_tls { Scheme::HTTPS } else { Scheme::HTTP }));
+    parts.authority = Some(authority);
+    parts.path_and_query = uri.path_and_query.or(Some(PathAndQuery::from_static("/")));
+    let Ok(uri) = Uri::from_parts(parts) else { return Err(Box::new(request)) };
+    *request.uri_mut() = uri;
+    request.headers_mut().remove(HOST);
+    *request.version_mut() = Version::HTTP_2;
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, host: Option<&str>) -> Request<Body> {
+        let mut builder = Request::builder().uri(uri);
+        if let Some(host) = host {
+            builder = builder.header(HOST, host);
+        }
+        builder.body(Body::empty()).unwrap()
+    }
+
+    #[test]
+    fn http2_has_everything_in_the_uri() {
+        let said = for_http2(request("/a?b=c", Some("x.test:80")), true).unwrap();
+        assert_eq!(said.uri().to_string(), "https://x.test:80/a?b=c");
+        assert!(!said.headers().contains_key(HOST));
+        assert!(for_http2(request("/", None), true).is_err());
+        assert!(for_http2(request("/", Some("a b")), true).is_err());
+    }
+
+    #[test]
+    fn http1_has_the_host_in_a_field() {
+        let said = for_http1(request("http://x.test/a?b=c", None));
+        assert_eq!(said.uri().to_string(), "/a?b=c");
+        assert_eq!(said.headers()[HOST], "x.test");
+        let said = for_http1(request("/", Some("y.test")));
+        assert_eq!(said.headers()[HOST], "y.test");
+    }
+}
