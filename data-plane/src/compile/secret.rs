@@ -1,15 +1,190 @@
 //! A `Secret` resource to a certificate or to trust.
 
-use xds_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
-use xds_proto::field::FieldError;
+use std::sync::Arc;
 
-use crate::tls::secret::SecretConfig;
+use prost::Message;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore};
+use sha2::{Digest, Sha256};
+use webpki::EndEntityCert;
+use xds_proto::convert::inline_data;
+use xds_proto::envoy::config::core::v3::DataSource;
+use xds_proto::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+use xds_proto::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
+use xds_proto::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, SubjectAltNameMatcher, TlsCertificate,
+};
+use xds_proto::envoy::r#type::matcher::v3::StringMatcher;
+use xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use xds_proto::field::{At, FieldError, each, required, required_text};
+use xds_proto::fields;
+
+use crate::compile::matcher;
+use crate::tls::names::NameMatcher;
+use crate::tls::provider;
+use crate::tls::secret::{Certificate, SecretConfig, SecretKind, Validation};
 
 /// Compiles a secret.
 ///
 /// # Errors
 /// The first field that is missing, out of range or not implemented; a key that does not match.
 pub fn compile(message: Secret) -> Result<SecretConfig, FieldError> {
-    drop(message);
-    Err(FieldError::unsupported())
+    fields!(message: Secret, read: [name, r#type], ignore: [], refuse: []);
+    let name = required_text(name, "name")?.into();
+    let kind = match required(r#type, "type")? {
+        Type::TlsCertificate(message) => {
+            SecretKind::Certificate(Arc::new(certificate(message).at("tls_certificate")?))
+        }
+        Type::ValidationContext(message) => {
+            SecretKind::Validation(Arc::new(validation(message).at("validation_context")?))
+        }
+        Type::SessionTicketKeys(_) => {
+            return Err(FieldError::unsupported()).at("session_ticket_keys");
+        }
+        Type::GenericSecret(_) => return Err(FieldError::unsupported()).at("generic_secret"),
+    };
+    Ok(SecretConfig { name, kind })
+}
+
+/// A certificate with its key.
+pub(crate) fn certificate(message: TlsCertificate) -> Result<Certificate, FieldError> {
+    fields!(message: TlsCertificate,
+    read: [certificate_chain, private_key],
+    // Says when to read files again; there are none left when a resource is compiled.
+    ignore: [watched_directory],
+    refuse: [
+        pkcs12, private_key_provider, password, ocsp_staple, signed_certificate_timestamp,
+        tls_params,
+    ]);
+    let chain = certificates(certificate_chain).at("certificate_chain")?;
+    let key = inline_data(private_key).and_then(|pem| {
+        PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|_| FieldError::invalid("no private key in PEM form"))
+    });
+    let key = key.at("private_key")?;
+    let mut hash = Sha256::new();
+    chain.iter().for_each(|certificate| hash.update(certificate));
+    let names = names(&chain).at("certificate_chain")?;
+    let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            FieldError::invalid("does not match certificate_chain")
+        }
+        error => FieldError::invalid(error.to_string()),
+    });
+    Ok(Certificate { key: Arc::new(key.at("private_key")?), names, digest: hash.finalize().into() })
+}
+
+fn names(chain: &[CertificateDer<'static>]) -> Result<Box<[Box<str>]>, FieldError> {
+    let leaf = required(chain.first(), "certificate")?;
+    let leaf = EndEntityCert::try_from(leaf)
+        .map_err(|error| FieldError::invalid(format!("invalid certificate: {error}")))?;
+    Ok(leaf.valid_dns_names().map(|name| name.to_ascii_lowercase().into()).collect())
+}
+
+fn certificates(source: Option<DataSource>) -> Result<Vec<CertificateDer<'static>>, FieldError> {
+    let pem = inline_data(source)?;
+    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) | Err(_) => Err(FieldError::invalid("no certificate in PEM form")),
+    }
+}
+
+/// Whom to trust.
+pub(crate) fn validation(message: CertificateValidationContext) -> Result<Validation, FieldError> {
+    let digest = Sha256::digest(message.encode_to_vec()).into();
+    fields!(message: CertificateValidationContext,
+    read: [
+        trusted_ca, match_typed_subject_alt_names, match_subject_alt_names,
+        suppress_client_ca_list,
+    ],
+    // `watched_directory`: see above. `only_verify_leaf_cert_crl` is about lists, refused.
+    ignore: [watched_directory, only_verify_leaf_cert_crl],
+    refuse: [
+        ca_certificate_provider_instance, system_root_certs, verify_certificate_spki,
+        verify_certificate_hash, require_signed_certificate_timestamp, crl,
+        allow_expired_certificate, trust_chain_verification, custom_validator_config,
+        max_verify_depth,
+    ]);
+    let trusted = match trusted_ca {
+        None => Vec::new(),
+        Some(source) => certificates(Some(source)).at("trusted_ca")?,
+    };
+    let roots = roots(&trusted).at("trusted_ca")?;
+    let typed = each(match_typed_subject_alt_names, "match_typed_subject_alt_names", typed_name)?;
+    let untyped = each(match_subject_alt_names, "match_subject_alt_names", untyped_name)?;
+    let names = typed.into_iter().chain(untyped).flatten().collect();
+    Ok(Validation {
+        roots: Arc::new(roots),
+        anchors: trusted.iter().map(|one| Sha256::digest(one).into()).collect(),
+        names,
+        sends_authorities: !suppress_client_ca_list,
+        digest,
+    })
+}
+
+/// The authorities. Bundles carry some that no TLS library takes; one that can be used is enough.
+fn roots(trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, FieldError> {
+    let mut roots = RootCertStore::empty();
+    let mut refused = None;
+    for certificate in trusted {
+        if let Err(error) = roots.add(certificate.clone()) {
+            refused = Some(error);
+        }
+    }
+    match refused {
+        Some(error) if roots.is_empty() => Err(FieldError::invalid(error.to_string())),
+        _ => Ok(roots),
+    }
+}
+
+fn typed_name(message: SubjectAltNameMatcher) -> Result<Vec<NameMatcher>, FieldError> {
+    fields!(message: SubjectAltNameMatcher,
+        read: [san_type, matcher],
+        // Only for `OTHER_NAME`.
+        ignore: [oid],
+        refuse: []);
+    let text = required(matcher, "matcher")?;
+    let name = match SanType::try_from(san_type) {
+        Ok(SanType::Dns) => dns_name(text).at("matcher"),
+        Ok(SanType::Uri) => matcher::string(text).map(NameMatcher::Uri).at("matcher"),
+        Ok(SanType::IpAddress) => ip(&text).at("matcher"),
+        Ok(SanType::Email | SanType::OtherName) => Err(FieldError::unsupported()).at("san_type"),
+        Ok(SanType::Unspecified) | Err(_) => {
+            Err(FieldError::invalid("unknown value")).at("san_type")
+        }
+    };
+    Ok(vec![name?])
+}
+
+/// The old form is about names of every type.
+fn untyped_name(message: StringMatcher) -> Result<Vec<NameMatcher>, FieldError> {
+    let mut names = vec![NameMatcher::Uri(matcher::string(message.clone())?)];
+    names.extend(ip(&message));
+    names.push(dns_name(message)?);
+    Ok(names)
+}
+
+fn dns_name(text: StringMatcher) -> Result<NameMatcher, FieldError> {
+    match &text.match_pattern {
+        Some(MatchPattern::Exact(name)) => match name.clone().try_into() {
+            Ok(name) => Ok(NameMatcher::Dns(name)),
+            // A wildcard is only found in a certificate that has the same.
+            Err(_) => matcher::string(text).map(NameMatcher::DnsText),
+        },
+        _ => matcher::string(text).map(NameMatcher::DnsText),
+    }
+}
+
+fn ip(text: &StringMatcher) -> Result<NameMatcher, FieldError> {
+    match &text.match_pattern {
+        Some(MatchPattern::Exact(ip)) => ip
+            .parse()
+            .map(NameMatcher::Ip)
+            .map_err(|_| FieldError::invalid("is no IP address"))
+            .at("exact"),
+        _ => Err(FieldError::invalid("addresses are compared by exact")),
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 
 use crate::tls::SecretError;
 use crate::tls::names::NameMatcher;
@@ -60,11 +61,13 @@ impl Eq for Certificate {}
 pub struct Validation {
     /// The authorities that may vouch; empty when none are named.
     pub roots: Arc<RootCertStore>,
+    /// Hashes of their certificates: a peer may show one of them itself, self-signed.
+    pub anchors: Box<[[u8; 32]]>,
     /// One of these names must be in the peer's certificate, if there are any.
     pub names: Box<[NameMatcher]>,
     /// Whether a server tells its clients which authorities it trusts.
     pub sends_authorities: bool,
-    /// Hash of the roots.
+    /// Hash of the message; two of the same message are the same.
     pub digest: [u8; 32],
 }
 
@@ -80,8 +83,6 @@ impl fmt::Debug for Validation {
 impl PartialEq for Validation {
     fn eq(&self, other: &Self) -> bool {
         self.digest == other.digest
-            && self.names == other.names
-            && self.sends_authorities == other.sends_authorities
     }
 }
 
@@ -92,11 +93,13 @@ impl Validation {
     /// wins, names add up.
     fn merged(default: &Self, secret: &Self) -> Self {
         let roots = if secret.roots.is_empty() { default } else { secret };
+        let digest = Sha256::new().chain_update(default.digest).chain_update(secret.digest);
         Self {
             roots: Arc::clone(&roots.roots),
+            anchors: roots.anchors.clone(),
             names: default.names.iter().chain(&secret.names).cloned().collect(),
             sends_authorities: default.sends_authorities && secret.sends_authorities,
-            digest: roots.digest,
+            digest: digest.finalize().into(),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct ServerTlsConfig {
     pub requires_client_certificate: bool,
     /// Whether a client must send a server name.
     pub requires_sni: bool,
+    /// Whether the client's order of cipher suites counts, not ours.
+    pub prefers_client_ciphers: bool,
     /// Whether sessions may be resumed by tickets.
     pub has_tickets: bool,
     /// Whether sessions may be resumed from memory.
@@ -120,6 +122,7 @@ fn acceptor(
     let mut acceptor =
         builder.with_cert_resolver(Arc::new(Resolver::new(certificates, config.requires_sni)));
     acceptor.alpn_protocols.clone_from(&config.alpn);
+    acceptor.ignore_client_order = !config.prefers_client_ciphers;
     if config.has_tickets {
         acceptor.ticketer = Ticketer::new().map_err(refused)?;
     }

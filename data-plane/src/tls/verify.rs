@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use sha2::{Digest, Sha256};
 use webpki::EndEntityCert;
 
 use crate::tls::names::NameMatcher;
@@ -45,13 +46,14 @@ impl ServerCertVerifier for EndpointVerifier {
             return Ok(ServerCertVerified::assertion());
         };
         if !validation.roots.is_empty() {
-            verify_server_cert_signed_by_trust_anchor(
+            let verified = verify_server_cert_signed_by_trust_anchor(
                 &ParsedCertificate::try_from(end_entity)?,
                 &validation.roots,
                 intermediates,
                 now,
                 self.algorithms.all,
-            )?;
+            );
+            verified.or_else(|error| allow_anchor(error, end_entity, validation))?;
         }
         verify_names(end_entity, &validation.names)?;
         if self.verifies_sni {
@@ -128,9 +130,12 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now);
+        if let Err(error) = verified {
+            allow_anchor(error, end_entity, &self.validation)?;
+        }
         verify_names(end_entity, &self.validation.names)?;
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -154,6 +159,24 @@ impl ClientCertVerifier for ClientVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
     }
+}
+
+/// Lets a peer pass that shows a trusted certificate itself, which is an authority's: OpenSSL does,
+/// and so self-signed certificates are used. webpki has checked its validity before it said so.
+fn allow_anchor(
+    error: Error,
+    end_entity: &CertificateDer<'_>,
+    validation: &Validation,
+) -> Result<(), Error> {
+    let Error::InvalidCertificate(CertificateError::Other(other)) = &error else {
+        return Err(error);
+    };
+    let is_authority = other
+        .0
+        .downcast_ref::<webpki::Error>()
+        .is_some_and(|error| *error == webpki::Error::CaUsedAsEndEntity);
+    let digest: [u8; 32] = Sha256::digest(end_entity).into();
+    if is_authority && validation.anchors.contains(&digest) { Ok(()) } else { Err(error) }
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<EndEntityCert<'a>, Error> {
