@@ -1,9 +1,11 @@
 //! Accepted resources to tables, and tables to a snapshot. Pure: no I/O, no clock.
 
+mod access_log;
 pub mod cluster;
 pub mod endpoints;
 pub(crate) mod matcher;
-pub(crate) mod mutation;
+mod http_connection_manager;
+pub mod listener;
 pub mod route;
 pub mod secret;
 pub mod tls;

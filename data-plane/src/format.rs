@@ -2,6 +2,7 @@
 //!
 //! Source: Envoy's "Access logging: command operators", which header mutations share.
 
+pub(crate) mod compile;
 pub mod mutation;
 mod operator;
 mod time;

@@ -5,9 +5,12 @@
 pub mod app;
 pub mod xds;
 pub mod compile;
+pub mod serve;
+pub mod proxy;
 pub mod guard;
 pub mod listener;
 pub mod route;
+pub mod filter;
 pub mod cluster;
 pub mod tls;
 pub mod matcher;

@@ -1,4 +1,354 @@
 //! Listeners: where connections come in, and which filter chain each belongs to.
 
 pub mod http;
+pub mod log;
 pub mod matching;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use self::http::HttpOptions;
+use self::log::{AccessLogConfig, LineFormat, LogFilter};
+use self::matching::{ChainMatch, ConnectionFacts};
+use crate::filter::Chain;
+use crate::route::linked::LinkedRoutes;
+use crate::route::{Found, RouteTable};
+use crate::telemetry::access_log::LogFile;
+use crate::telemetry::stats::{ListenerStats, RouteStats};
+use crate::telemetry::{Registry, RouteLabels};
+use crate::tls::SecretError;
+use crate::tls::secret::Secrets;
+use crate::tls::server::{ServerTls, ServerTlsConfig};
+
+/// A listener, compiled.
+#[derive(Debug)]
+pub struct ListenerConfig {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether `::` takes IPv4 too.
+    pub ipv4_compat: bool,
+    /// Its filter chains, in order.
+    pub chains: Box<[Arc<FilterChainConfig>]>,
+    /// The chain for connections that no other matches.
+    pub default_chain: Option<Arc<FilterChainConfig>>,
+    /// How long a client may take to say what chains are chosen by.
+    pub hello_timeout: Option<Duration>,
+    /// Connections accepted in one go.
+    pub accepts_per_wake: usize,
+}
+
+impl ListenerConfig {
+    /// All chains, the default one last.
+    pub fn all_chains(&self) -> impl Iterator<Item = &Arc<FilterChainConfig>> {
+        self.chains.iter().chain(&self.default_chain)
+    }
+
+    /// The route tables that it asks for by name.
+    pub fn route_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.all_chains().filter_map(|chain| match &chain.http.routes {
+            RouteSource::Named(name) => Some(name),
+            RouteSource::Inline(_) => None,
+        })
+    }
+
+    /// The clusters that its own routes name.
+    pub fn cluster_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.all_chains().flat_map(|chain| match &chain.http.routes {
+            RouteSource::Named(_) => &[],
+            RouteSource::Inline(table) => table.cluster_names(),
+        })
+    }
+
+    /// The secrets that it needs.
+    pub fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.all_chains().filter_map(|chain| chain.tls.as_ref()).flat_map(|tls| tls.secret_names())
+    }
+}
+
+/// A filter chain, compiled.
+#[derive(Debug)]
+pub struct FilterChainConfig {
+    /// Its name; empty where it has none.
+    pub name: Arc<str>,
+    /// Which connections it is for.
+    pub matches: ChainMatch,
+    /// TLS towards the client.
+    pub tls: Option<Arc<ServerTlsConfig>>,
+    /// How long the TLS handshake may take.
+    pub handshake_timeout: Option<Duration>,
+    /// What happens on its connections.
+    pub http: HttpConfig,
+}
+
+/// An HTTP connection manager, compiled.
+#[derive(Debug)]
+pub struct HttpConfig {
+    /// How connections and requests are treated.
+    pub options: HttpOptions,
+    /// Where the routes come from.
+    pub routes: RouteSource,
+    /// The filters, and what the router was told.
+    pub filters: Chain,
+    /// Its own access logs.
+    pub logs: Box<[AccessLogConfig]>,
+}
+
+/// Where the routes of a chain come from.
+#[derive(Debug, Clone)]
+pub enum RouteSource {
+    /// They stand in the listener.
+    Inline(Arc<RouteTable>),
+    /// The control plane sends them under this name.
+    Named(Arc<str>),
+}
+
+/// A listener that connections can be served by.
+#[derive(Debug)]
+pub struct Listener {
+    /// What it was made of.
+    pub config: Arc<ListenerConfig>,
+    /// Its chains, the default one last.
+    pub chains: Box<[FilterChain]>,
+    /// Its numbers.
+    pub stats: Arc<ListenerStats>,
+}
+
+/// A filter chain that connections can be served by.
+#[derive(Debug)]
+pub struct FilterChain {
+    /// What it was made of.
+    pub config: Arc<FilterChainConfig>,
+    /// TLS towards the client.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Its routes.
+    pub routes: Arc<LinkedRoutes>,
+    /// The numbers of its routes.
+    pub stats: RouteStatsTable,
+    /// Its own access logs.
+    pub logs: Box<[AccessLog]>,
+}
+
+/// An access log of a chain, and the file it goes to.
+#[derive(Debug)]
+pub struct AccessLog {
+    /// The file.
+    pub file: LogFile,
+    /// What a line says.
+    pub format: LineFormat,
+    /// Which requests are logged.
+    pub filter: LogFilter,
+}
+
+/// What a listener is joined with.
+pub trait ListenerParts {
+    /// The routes that the control plane sent under this name.
+    fn routes(&self, name: &str) -> Option<Arc<LinkedRoutes>>;
+
+    /// The routes of a listener itself, joined with the clusters; `previous` is what stood in their
+    /// place.
+    fn inline(
+        &self,
+        table: &Arc<RouteTable>,
+        previous: Option<&Arc<LinkedRoutes>>,
+    ) -> Arc<LinkedRoutes>;
+
+    /// The secrets that are known.
+    fn secrets(&self) -> &Secrets;
+}
+
+/// Why a listener cannot be served yet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// Its routes have not arrived.
+    #[error("route configuration {0:?} is missing")]
+    Routes(Arc<str>),
+    /// A secret has not arrived, or is no use.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+impl Listener {
+    /// Joins a listener with its routes and secrets. Gives `previous` when nothing changed.
+    ///
+    /// # Errors
+    /// What it waits for.
+    pub fn link(
+        config: &Arc<ListenerConfig>,
+        parts: &dyn ListenerParts,
+        previous: Option<&Arc<Self>>,
+        registry: &Registry,
+    ) -> Result<Arc<Self>, Missing> {
+        let mut chains = Vec::new();
+        let mut is_new = previous.is_none_or(|previous| !Arc::ptr_eq(&previous.config, config));
+        for (position, chain) in config.all_chains().enumerate() {
+            let before = previous.and_then(|previous| previous.counterpart(chain, position));
+            let chain = FilterChain::link(chain, parts, before, &config.name, registry)?;
+            is_new |= before.is_none_or(|before| !chain.is_same(before));
+            chains.push(chain);
+        }
+        if let Some(previous) = previous
+            && !is_new
+        {
+            return Ok(Arc::clone(previous));
+        }
+        let stats = registry.listener(&config.name);
+        Ok(Arc::new(Self { config: Arc::clone(config), chains: chains.into(), stats }))
+    }
+
+    /// The chain that was what `chain` is: of its name, or where it has none in its place.
+    fn counterpart(&self, chain: &FilterChainConfig, position: usize) -> Option<&FilterChain> {
+        if chain.name.is_empty() {
+            return self.chains.get(position);
+        }
+        self.chains.iter().find(|before| before.config.name == chain.name)
+    }
+
+    /// The chain for a connection; `None` when there is none and the connection is to be closed.
+    pub fn select(&self, facts: &ConnectionFacts) -> Option<usize> {
+        let matches = self.config.chains.iter().map(|chain| &chain.matches);
+        matching::select(matches, facts)
+            .or_else(|| self.config.default_chain.as_ref().map(|_| self.config.chains.len()))
+    }
+
+    /// Whether what a TLS hello says is needed to choose a chain.
+    pub fn needs_hello(&self) -> bool {
+        self.config.chains.iter().any(|chain| chain.matches.needs_hello())
+    }
+
+    /// Whether all connections, or none, speak TLS; `None` when that differs.
+    pub fn is_tls(&self) -> Option<bool> {
+        let mut kinds = self.chains.iter().map(|chain| chain.tls.is_some());
+        let first = kinds.next().unwrap_or_default();
+        kinds.all(|kind| kind == first).then_some(first)
+    }
+}
+
+impl FilterChain {
+    fn link(
+        config: &Arc<FilterChainConfig>,
+        parts: &dyn ListenerParts,
+        previous: Option<&Self>,
+        listener: &Arc<str>,
+        registry: &Registry,
+    ) -> Result<Self, Missing> {
+        let routes = match &config.http.routes {
+            RouteSource::Inline(table) => {
+                parts.inline(table, previous.map(|previous| &previous.routes))
+            }
+            RouteSource::Named(name) => {
+                parts.routes(name).ok_or_else(|| Missing::Routes(Arc::clone(name)))?
+            }
+        };
+        let tls = match &config.tls {
+            None => None,
+            Some(tls) => {
+                let previous = previous.and_then(|previous| previous.tls.as_ref());
+                Some(ServerTls::link(tls, parts.secrets(), previous)?)
+            }
+        };
+        let stats = match previous {
+            Some(previous) if Arc::ptr_eq(&previous.routes.table, &routes.table) => {
+                previous.stats.clone()
+            }
+            _ => RouteStatsTable::new(listener, &routes.table),
+        };
+        let logs = config.http.logs.iter().filter_map(|log| AccessLog::link(log, registry));
+        Ok(Self { config: Arc::clone(config), tls, routes, stats, logs: logs.collect() })
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+            && Arc::ptr_eq(&self.routes, &other.routes)
+            && self.tls.as_ref().map(Arc::as_ptr) == other.tls.as_ref().map(Arc::as_ptr)
+    }
+}
+
+impl AccessLog {
+    fn link(config: &AccessLogConfig, registry: &Registry) -> Option<Self> {
+        let file = log_file(registry, &config.path)?;
+        Some(Self { file, format: config.format.clone(), filter: config.filter.clone() })
+    }
+}
+
+/// A file for a log; where there are too many, the log is not kept, and that is said.
+fn log_file(registry: &Registry, path: &Path) -> Option<LogFile> {
+    let logs = registry.access_logs()?;
+    let file = logs.file(path);
+    if file.is_none() {
+        tracing::warn!(path = %path.display(), "too many access logs; this one is not written");
+    }
+    file
+}
+
+/// The numbers of the routes of a chain. Most routes of a big table are never used, so a route gets
+/// its numbers with its first request.
+#[derive(Debug, Clone)]
+pub struct RouteStatsTable(Arc<Stats>);
+
+#[derive(Debug)]
+struct Stats {
+    listener: Arc<str>,
+    /// Where the routes of each virtual host begin.
+    starts: Box<[usize]>,
+    /// One a route, and one for requests without a route.
+    routes: Box<[OnceLock<Arc<RouteStats>>]>,
+}
+
+impl RouteStatsTable {
+    fn new(listener: &Arc<str>, table: &RouteTable) -> Self {
+        let mut count = 0;
+        let starts = table.virtual_hosts().iter().map(|host| {
+            let start = count;
+            count += host.routes().len();
+            start
+        });
+        let starts = starts.collect();
+        let routes = (0..=count).map(|_| OnceLock::new()).collect();
+        Self(Arc::new(Stats { listener: Arc::clone(listener), starts, routes }))
+    }
+
+    /// The numbers of a route of the table, or those for requests without one.
+    pub fn get(&self, found: Option<&Found<'_>>, registry: &Registry) -> Option<&Arc<RouteStats>> {
+        let none = self.0.routes.len() - 1;
+        let number = found.and_then(|found| self.number(found)).unwrap_or(none);
+        let slot = self.0.routes.get(number)?;
+        Some(slot.get_or_init(|| {
+            let (host, route) = match found {
+                Some(found) => (found.virtual_host.name.clone(), found.route.name.clone()),
+                None => ("_other".into(), "_none".into()),
+            };
+            let listener = Arc::clone(&self.0.listener);
+            registry.route(&RouteLabels { listener, host, route })
+        }))
+    }
+
+    fn number(&self, found: &Found<'_>) -> Option<usize> {
+        let host = position(found.table.virtual_hosts(), found.virtual_host)?;
+        let route = position(found.virtual_host.routes(), found.route)?;
+        Some(self.0.starts.get(host)? + route)
+    }
+}
+
+/// Where in the slice this very item lies.
+fn position<T>(slice: &[T], item: &T) -> Option<usize> {
+    let distance = std::ptr::from_ref(item).addr().checked_sub(slice.as_ptr().addr())?;
+    distance.checked_div(size_of::<T>()).filter(|position| *position < slice.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_of_a_slice_knows_its_position() {
+        let slice = [5_u64, 6, 7];
+        assert_eq!(position(&slice, &slice[0]), Some(0));
+        assert_eq!(position(&slice, &slice[2]), Some(2));
+        assert_eq!(position(&slice[..1], &slice[2]), None);
+        assert_eq!(position(&slice[1..], &slice[0]), None);
+    }
+}

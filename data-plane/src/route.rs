@@ -4,6 +4,7 @@ pub mod action;
 pub mod condition;
 pub(crate) mod host;
 pub(crate) mod index;
+pub mod linked;
 pub mod redirect;
 pub mod retry;
 pub mod rewrite;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
-use self::action::{Action, Forward, WeightedCluster};
+use self::action::{Action, ClusterChoice, Forward, WeightedCluster};
 use self::condition::Condition;
 use self::host::HostIndex;
 use self::index::{IndexEntry, PathIndex};
@@ -150,6 +151,14 @@ impl RouteTable {
     /// The clusters it names; a [`action::ClusterIndex`] is a position here.
     pub fn cluster_names(&self) -> &[Arc<str>] {
         &self.clusters
+    }
+
+    /// Whether a route takes its cluster's name from a header.
+    pub(crate) fn has_cluster_header(&self) -> bool {
+        self.virtual_hosts.iter().flat_map(|host| &*host.routes).any(|route| {
+            matches!(&route.action, Action::Forward(forward)
+                if matches!(forward.cluster, ClusterChoice::Header(_)))
+        })
     }
 
     /// Its virtual hosts, in order.

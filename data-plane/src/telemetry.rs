@@ -1,14 +1,17 @@
 //! What the proxy counts and logs: numbers by name at link time, lines off the request path.
 
+pub mod access_log;
 pub mod instrument;
+pub mod json;
 pub mod metrics;
 pub mod stats;
 pub mod why;
 mod exposition;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use access_log::AccessLogs;
 use instrument::Counter;
 use stats::{ClusterStats, ListenerStats, ProxyStats, RouteStats};
 
@@ -40,6 +43,7 @@ pub struct Registry {
     revision: Mutex<Option<Arc<str>>>,
     proxy: ProxyStats,
     dropped_lines: Arc<Counter>,
+    access_logs: OnceLock<AccessLogs>,
     overflows: Counter,
 }
 
@@ -83,6 +87,23 @@ impl Registry {
     /// Counts lines of access log that were not written.
     pub fn dropped_lines(&self) -> Arc<Counter> {
         Arc::clone(&self.dropped_lines)
+    }
+
+    /// Starts the writer of access logs, at the first call.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start_access_logs(&self) -> std::io::Result<&AccessLogs> {
+        if let Some(logs) = self.access_logs.get() {
+            return Ok(logs);
+        }
+        let logs = AccessLogs::start(self.dropped_lines())?;
+        Ok(self.access_logs.get_or_init(|| logs))
+    }
+
+    /// The writer of access logs, where it was started.
+    pub fn access_logs(&self) -> Option<&AccessLogs> {
+        self.access_logs.get()
     }
 
     /// Sets when certificates expire, in seconds since 1970, by the name of their secret.

@@ -12,7 +12,7 @@ use xds_proto::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
-use super::mutation::mutations;
+use crate::format::compile::mutations;
 use crate::route::action::ClusterIndex;
 use crate::route::host::{DomainError, HostIndex};
 use crate::route::retry::RetryPolicy;

@@ -66,6 +66,8 @@ pub struct EdgeOptions {
     pub preserve_request_id: bool,
     /// Tell the id in every response.
     pub request_id_in_response: bool,
+    /// Pass on what a proxy in front says of the client's certificate; else it is dropped.
+    pub forwards_client_certificate: bool,
 }
 
 impl Default for EdgeOptions {
@@ -79,6 +81,7 @@ impl Default for EdgeOptions {
             generate_request_id: true,
             preserve_request_id: false,
             request_id_in_response: false,
+            forwards_client_certificate: false,
         }
     }
 }

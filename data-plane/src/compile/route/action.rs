@@ -21,8 +21,8 @@ use xds_proto::fields;
 
 use super::{Surroundings, retry};
 use crate::compile::matcher::regex_rewrite;
-use crate::compile::mutation::mutations;
 use crate::format::Template;
+use crate::format::compile::mutations;
 use crate::route::action::{
     Action, ClusterChoice, DirectResponse, Forward, GrpcTimeout, Limit, Upgrade, WeightedCluster,
     WeightedClusters,

@@ -1,0 +1,74 @@
+//! The HTTP filters of a connection manager, the router last.
+
+use prost::{Message, Name};
+use xds_proto::envoy::extensions::filters::http::router::v3 as router_api;
+use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, http_filter::ConfigType,
+};
+use xds_proto::field::{At, FieldError};
+use xds_proto::fields;
+
+use crate::filter::router::{self, Router};
+use crate::filter::{self, Chain, Filter};
+
+enum Compiled {
+    Filter(Filter),
+    Router(Router),
+    Skipped,
+}
+
+pub(super) fn compile(filters: Vec<HttpFilter>) -> Result<Chain, FieldError> {
+    let count = filters.len();
+    let mut chain = Vec::with_capacity(count);
+    let mut router = None;
+    for (index, message) in filters.into_iter().enumerate() {
+        let name = message.name.clone();
+        let compiled = filter(message).at_index(index).at("http_filters")?;
+        if router.is_some() {
+            let error = FieldError::invalid("terminal filter must be the last filter");
+            return Err(error).at_index(index - 1).at("http_filters");
+        }
+        match compiled {
+            Compiled::Router(config) => router = Some(config),
+            Compiled::Filter(filter) => chain.push(filter),
+            Compiled::Skipped => {}
+        }
+        if index + 1 == count && router.is_none() {
+            let reason = format!("{name:?} is the last filter; it must be the router");
+            return Err(FieldError::invalid(reason)).at_index(index).at("http_filters");
+        }
+    }
+    let router = router.ok_or_else(FieldError::required).at("http_filters")?;
+    Ok(Chain::new(chain, router))
+}
+
+fn filter(message: HttpFilter) -> Result<Compiled, FieldError> {
+    fields!(message: HttpFilter,
+        read: [name, is_optional, disabled, config_type],
+        ignore: [],
+        refuse: [],
+    );
+    let config = match config_type {
+        Some(ConfigType::TypedConfig(config)) => config,
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            return Err(FieldError::unsupported()).at("config_discovery");
+        }
+        // Envoy finds filters by name no more; only the router has a default worth assuming.
+        None if name == "envoy.filters.http.router" => {
+            return Ok(Compiled::Router(Router::default()));
+        }
+        None => return Err(FieldError::required()).at("typed_config"),
+    };
+    if config.type_url == router_api::Router::type_url() {
+        let config = router_api::Router::decode(config.value.as_slice())
+            .map_err(|error| FieldError::invalid(error.to_string()))
+            .at("typed_config")?;
+        return router::compile(config).map(Compiled::Router).at("typed_config");
+    }
+    if is_optional && !filter::is_known(&config.type_url) {
+        return Ok(Compiled::Skipped);
+    }
+    let filter = filter::compile(&config).at("typed_config")?;
+    // Off until a route turns it on, which no route can yet: routes refuse filter overrides.
+    Ok(if disabled { Compiled::Skipped } else { Compiled::Filter(filter) })
+}

@@ -1,0 +1,76 @@
+//! A route table with its clusters at hand, so that no request looks one up by name.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use super::RouteTable;
+use super::action::ClusterIndex;
+use crate::cluster::Cluster;
+
+/// A route table and the clusters it names.
+#[derive(Debug)]
+pub struct LinkedRoutes {
+    /// The table.
+    pub table: Arc<RouteTable>,
+    /// By [`ClusterIndex`]; none where no such cluster is known.
+    pub clusters: Box<[Option<Arc<Cluster>>]>,
+    /// All clusters, where a route takes the name from a header.
+    by_name: Option<HashMap<Arc<str>, Arc<Cluster>>>,
+}
+
+impl LinkedRoutes {
+    /// Links a table; gives `previous` back when it would come out the same.
+    pub fn link(
+        table: Arc<RouteTable>,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        previous: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        let linked: Box<[_]> =
+            table.cluster_names().iter().map(|name| clusters.get(name).cloned()).collect();
+        let by_name = table.has_cluster_header().then(|| clusters.clone());
+        match previous {
+            Some(previous)
+                if Arc::ptr_eq(&previous.table, &table)
+                    && are_same(&previous.clusters, &linked)
+                    && are_same_by_name(previous.by_name.as_ref(), by_name.as_ref()) =>
+            {
+                Arc::clone(previous)
+            }
+            _ => Arc::new(Self { table, clusters: linked, by_name }),
+        }
+    }
+
+    /// The cluster of an index; none when it is not known.
+    pub fn cluster(&self, index: ClusterIndex) -> Option<&Arc<Cluster>> {
+        self.clusters.get(index.0 as usize)?.as_ref()
+    }
+
+    /// The cluster that a header names (`cluster_header`); none when it is not known.
+    pub fn named(&self, name: &HeaderValue) -> Option<&Arc<Cluster>> {
+        self.by_name.as_ref()?.get(name.to_str().ok()?)
+    }
+}
+
+fn are_same(a: &[Option<Arc<Cluster>>], b: &[Option<Arc<Cluster>>]) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        })
+}
+
+type ByName = HashMap<Arc<str>, Arc<Cluster>>;
+
+fn are_same_by_name(a: Option<&ByName>, b: Option<&ByName>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => {
+            a.len() == b.len()
+                && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| Arc::ptr_eq(a, b)))
+        }
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,4 @@
+//! Sockets, connections and their end.
+
+pub mod io;
+pub mod sockets;

@@ -1,0 +1,200 @@
+//! A client's byte stream, plain or TLS, with what was read ahead put back in front.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
+
+/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The stream of a client.
+#[derive(Debug)]
+pub enum Stream {
+    /// As it comes.
+    Plain(TcpStream),
+    /// Decrypted.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// When the head of a request began to come in, for the deadline on it.
+#[derive(Debug, Default)]
+pub struct HeadClock {
+    is_serving: Cell<bool>,
+    began: Cell<Option<Instant>>,
+}
+
+impl HeadClock {
+    /// The head is there: what comes next belongs to a request.
+    pub fn head_is_there(&self) {
+        self.is_serving.set(true);
+        self.began.set(None);
+    }
+
+    /// Nothing is under way any more: what comes next begins a head.
+    pub fn idle(&self) {
+        self.is_serving.set(false);
+    }
+
+    /// When a head that is not there yet began.
+    pub fn began(&self) -> Option<Instant> {
+        self.began.get()
+    }
+}
+
+/// A client's stream with what was read ahead.
+#[derive(Debug)]
+pub struct Io {
+    stream: Stream,
+    ahead: Bytes,
+    clock: Rc<HeadClock>,
+}
+
+impl Io {
+    /// The stream from here on.
+    pub fn new(stream: Stream, clock: Rc<HeadClock>) -> Self {
+        Self { stream, ahead: Bytes::new(), clock }
+    }
+
+    /// Whether the client speaks HTTP/2 with prior knowledge. Reads no more than it takes to know.
+    ///
+    /// # Errors
+    /// When reading fails. A stream that ends is not HTTP/2.
+    pub async fn is_http2(&mut self) -> io::Result<bool> {
+        let mut ahead = Vec::with_capacity(1024);
+        loop {
+            let known = ahead.len().min(PREFACE.len());
+            let is_preface = ahead[..known] == PREFACE[..known];
+            if !is_preface || known == PREFACE.len() || self.read_ahead(&mut ahead).await? == 0 {
+                self.ahead = ahead.into();
+                return Ok(is_preface && known == PREFACE.len());
+            }
+        }
+    }
+
+    async fn read_ahead(&mut self, ahead: &mut Vec<u8>) -> io::Result<usize> {
+        let read = match &mut self.stream {
+            Stream::Plain(stream) => stream.read_buf(ahead).await?,
+            Stream::Tls(stream) => stream.read_buf(ahead).await?,
+        };
+        self.clock.began.set(Some(Instant::now()));
+        Ok(read)
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let length = this.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&this.ahead[..length]);
+            this.ahead.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        let polled = match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        let clock = &this.clock;
+        if polled.is_ready() && !clock.is_serving.get() && clock.began.get().is_none() {
+            clock.began.set(Some(Instant::now()));
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn sniff(parts: &[&[u8]]) -> (bool, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let send = async {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.set_nodelay(true).unwrap();
+            for part in parts {
+                client.write_all(part).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let receive = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut io = Io::new(Stream::Plain(stream), Rc::default());
+            let is_http2 = io.is_http2().await.unwrap();
+            let mut all = Vec::new();
+            io.read_to_end(&mut all).await.unwrap();
+            (is_http2, all)
+        };
+        tokio::join!(send, receive).1
+    }
+
+    #[tokio::test]
+    async fn the_preface_is_told_apart_and_nothing_is_lost() {
+        let http2: [&[u8]; 2] = [b"PRI * HTTP/2.0\r\n", b"\r\nSM\r\n\r\nframes"];
+        assert_eq!(sniff(&http2).await, (true, http2.concat()));
+        let http1: [&[u8]; 2] = [b"PR", b"OPFIND / HTTP/1.1\r\n"];
+        assert_eq!(sniff(&http1).await, (false, http1.concat()));
+        assert_eq!(sniff(&[b"PRI"]).await, (false, b"PRI".to_vec()));
+        assert_eq!(sniff(&[]).await, (false, vec![]));
+    }
+}
