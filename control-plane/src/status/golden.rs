@@ -75,7 +75,9 @@ fn run(path: &Path, text: &str) -> (Value, Value) {
 fn documents(path: &Path, text: &str) -> Vec<Value> {
     let text =
         text.replace("CERTIFICATE", &indented("cert.pem")).replace("KEY", &indented("key.pem"));
-    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let documents = serde_saphyr::from_multiple(&text);
+    assert!(documents.is_ok(), "{}: {documents:?}", path.display());
+    documents.unwrap()
 }
 
 /// A file of the folder as a YAML string.
