@@ -271,21 +271,14 @@ impl Found<'_> {
         context: &Context<'_>,
         keeps_originals: bool,
     ) {
-        let levels = self.levels(picked.map(|picked| &picked.request), |level| &level.request);
-        if levels.clone().any(|level| !level.is_empty()) {
-            let host = rewrite::host_of(&head.uri, &head.headers);
-            let context = Context {
-                method: Some(&head.method),
-                path: path_of(&head.uri),
-                host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(context.host),
-                ..*context
-            };
-            for level in levels {
-                level.apply(&mut head.headers, Side::Request, &context);
+        if let Some(picked) = picked {
+            mutate_request(head, &picked.request, context);
+            if let Some(host) = &picked.host_rewrite {
+                rewrite::set_host(&mut head.uri, &mut head.headers, host.clone());
             }
         }
-        if let Some(host) = picked.and_then(|picked| picked.host_rewrite.as_ref()) {
-            rewrite::set_host(&mut head.uri, &mut head.headers, host.clone());
+        for level in self.levels() {
+            mutate_request(head, &level.request, context);
         }
         let Action::Forward(forward) = &self.route.action else { return };
         self.rewrite_host(head, forward, keeps_originals);
@@ -316,7 +309,7 @@ impl Found<'_> {
             path,
             ..*context
         };
-        let new = rewrite.apply(path, self.matched, &context);
+        let Some(new) = rewrite.apply(path, self.matched, &context) else { return };
         if keeps_originals {
             let old = path.to_owned();
             rewrite::keep_path(&mut head.headers, &old);
@@ -341,25 +334,39 @@ impl Found<'_> {
         picked: Option<&WeightedCluster>,
         context: &Context<'_>,
     ) {
-        for level in self.levels(picked.map(|picked| &picked.response), |level| &level.response) {
-            level.apply(headers, Side::Response, context);
+        if let Some(picked) = picked {
+            picked.response.apply(headers, Side::Response, context);
+        }
+        for level in self.levels() {
+            level.response.apply(headers, Side::Response, context);
         }
     }
 
-    /// The changes of all levels in the order they are applied; the last one wins.
-    fn levels<'s>(
-        &'s self,
-        picked: Option<&'s HeaderMutations>,
-        side: impl Fn(&'s Mutations) -> &'s HeaderMutations,
-    ) -> impl Iterator<Item = &'s HeaderMutations> + Clone {
+    /// The changes of all levels in the order they are applied; the last one wins. A weighted
+    /// cluster's come before all of them.
+    fn levels(&self) -> [&Mutations; 3] {
         let (route, virtual_host, table) =
             (&self.route.mutations, &self.virtual_host.mutations, &self.table.mutations);
-        let levels = match self.table.most_specific_wins {
+        match self.table.most_specific_wins {
             true => [table, virtual_host, route],
             false => [route, virtual_host, table],
-        };
-        picked.into_iter().chain(levels.map(side))
+        }
     }
+}
+
+/// Changes the headers of a request; templates see it as it is.
+fn mutate_request(head: &mut Parts, mutations: &HeaderMutations, context: &Context<'_>) {
+    if mutations.is_empty() {
+        return;
+    }
+    let host = rewrite::host_of(&head.uri, &head.headers);
+    let context = Context {
+        method: Some(&head.method),
+        path: path_of(&head.uri),
+        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(context.host),
+        ..*context
+    };
+    mutations.apply(&mut head.headers, Side::Request, &context);
 }
 
 fn path_of(uri: &Uri) -> &str {

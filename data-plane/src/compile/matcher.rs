@@ -109,7 +109,8 @@ pub(crate) fn query(message: route::QueryParameterMatcher) -> Result<QueryMatche
         read: [name, query_parameter_match_specifier], ignore: [], refuse: []);
     let name = required_text(name, "name")?;
     let test = match query_parameter_match_specifier {
-        None | Some(QueryParameterMatchSpecifier::PresentMatch(_)) => QueryTest::Present,
+        None => QueryTest::Present(true),
+        Some(QueryParameterMatchSpecifier::PresentMatch(present)) => QueryTest::Present(present),
         Some(QueryParameterMatchSpecifier::StringMatch(matcher)) => {
             QueryTest::Text(string(matcher).at("string_match")?)
         }

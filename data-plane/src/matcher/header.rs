@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, Method};
 
 use super::StringMatcher;
+use crate::format::mutation::{Side, is_one_line};
 
 /// The headers to look at, pseudo-headers among them.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +50,12 @@ pub enum MatchedName {
     /// `:scheme`.
     Scheme,
     /// A header.
-    Header(HeaderName),
+    Header {
+        /// Its name.
+        name: HeaderName,
+        /// Whether Envoy joins several lines of it with a comma; else each is looked at alone.
+        is_one_line: bool,
+    },
     /// A pseudo-header that no request here has.
     Never,
 }
@@ -80,31 +86,39 @@ impl MatchedName {
             ":authority" | "host" => Self::Authority,
             ":scheme" => Self::Scheme,
             pseudo if pseudo.starts_with(':') => Self::Never,
-            other => Self::Header(HeaderName::from_bytes(other.as_bytes()).ok()?),
+            other => {
+                let name = HeaderName::from_bytes(other.as_bytes()).ok()?;
+                let is_one_line = is_one_line(&name, Side::Request);
+                Self::Header { name, is_one_line }
+            }
         })
     }
 
-    /// The value; several lines are joined with a comma, as Envoy does.
-    fn value<'a>(&self, view: &HeaderView<'a>) -> Option<Cow<'a, [u8]>> {
+    /// Whether a line of it passes the test; none when there is no line.
+    fn any(&self, view: &HeaderView<'_>, test: &HeaderTest) -> Option<bool> {
         let text = match self {
             Self::Method => view.method.map(Method::as_str),
             Self::Path => view.path,
             Self::Authority => view.host,
             Self::Scheme => view.scheme,
             Self::Never => None,
-            Self::Header(name) => {
+            Self::Header { name, is_one_line } => {
                 let mut lines = view.headers.get_all(name).iter();
                 let first = lines.next()?.as_bytes();
+                if !is_one_line {
+                    let mut rest = lines.map(|line| line.as_bytes());
+                    return Some(test.matches(first) || rest.any(|line| test.matches(line)));
+                }
                 let mut joined = Cow::Borrowed(first);
                 for line in lines {
                     let joined = joined.to_mut();
                     joined.push(b',');
                     joined.extend_from_slice(line.as_bytes());
                 }
-                return Some(joined);
+                return Some(test.matches(&joined));
             }
         };
-        text.map(|text| Cow::Borrowed(text.as_bytes()))
+        text.map(|text| test.matches(text.as_bytes()))
     }
 }
 
@@ -115,19 +129,14 @@ impl HeaderMatcher {
         Self { name, test, invert, missing_is_empty }
     }
 
-    /// Whether the condition holds.
+    /// Whether the condition holds. Of several lines one must pass the test, as in Envoy 1.40.
     pub fn matches(&self, view: &HeaderView<'_>) -> bool {
-        let value = match self.name.value(view) {
-            Some(value) => value,
-            None if self.missing_is_empty => Cow::Borrowed(&b""[..]),
-            None => {
-                return match self.test {
-                    HeaderTest::Present(present) => present == self.invert,
-                    HeaderTest::Text(_) | HeaderTest::Range { .. } => false,
-                };
-            }
-        };
-        self.test.matches(&value) != self.invert
+        match (self.name.any(view, &self.test), &self.test) {
+            (Some(passes), _) => passes != self.invert,
+            (None, test) if self.missing_is_empty => test.matches(b"") != self.invert,
+            (None, HeaderTest::Present(present)) => *present == self.invert,
+            (None, HeaderTest::Text(_) | HeaderTest::Range { .. }) => false,
+        }
     }
 }
 
@@ -164,9 +173,28 @@ mod tests {
     }
 
     #[test]
-    fn several_lines_are_joined_with_a_comma() {
-        assert!(matches(exact("1,2"), false, false, &["1", "2"]));
-        assert!(!matches(exact("1"), false, false, &["1", "2"]));
+    fn one_of_several_lines_must_pass() {
+        for (text, invert, lines, want) in [
+            ("a", false, &["a", "b"][..], true),
+            ("b", false, &["a", "b"], true),
+            ("a,b", false, &["a", "b"], false),
+            ("b", true, &["a", "b"], false),
+            ("z", true, &["a", "b"], true),
+        ] {
+            assert_eq!(matches(exact(text), invert, false, lines), want, "{text} {invert}");
+        }
+    }
+
+    #[test]
+    fn headers_of_one_line_are_joined_first() {
+        let mut headers = HeaderMap::new();
+        headers.append("accept", "a".parse().unwrap());
+        headers.append("accept", "b".parse().unwrap());
+        for (text, want) in [("a,b", true), ("a", false)] {
+            let name = MatchedName::parse("accept").unwrap();
+            let matcher = HeaderMatcher::new(name, exact(text), false, false);
+            assert_eq!(matcher.matches(&HeaderView::response(&headers)), want, "{text}");
+        }
     }
 
     #[test]

@@ -12,8 +12,8 @@ pub struct QueryMatcher {
 /// What is asked of the value (`query_parameter_match_specifier`).
 #[derive(Debug, Clone)]
 pub enum QueryTest {
-    /// Whether there is one; Envoy takes `present_match: false` as it takes true.
-    Present,
+    /// Whether there is one, or is none (`present_match`).
+    Present(bool),
     /// The text of it, as it stands in the path: Envoy decodes nothing here.
     Text(StringMatcher),
 }
@@ -31,9 +31,9 @@ impl QueryMatcher {
             (name == &*self.name).then_some(value)
         });
         match (&self.test, value) {
-            (_, None) => false,
-            (QueryTest::Present, Some(_)) => true,
+            (QueryTest::Present(present), value) => *present == value.is_some(),
             (QueryTest::Text(matcher), Some(value)) => matcher.matches(value.as_bytes()),
+            (QueryTest::Text(_), None) => false,
         }
     }
 }
@@ -56,8 +56,11 @@ mod tests {
             (exact("1=2"), "a=1=2", true),
             (exact(""), "a", true),
             (exact("b"), "a=%62", false),
-            (QueryTest::Present, "b&a", true),
-            (QueryTest::Present, "", false),
+            (exact("1"), "b=1", false),
+            (QueryTest::Present(true), "b&a", true),
+            (QueryTest::Present(true), "", false),
+            (QueryTest::Present(false), "b", true),
+            (QueryTest::Present(false), "a=1", false),
         ] {
             let matcher = QueryMatcher::new("a", test);
             assert_eq!(matcher.matches(query), want, "{matcher:?} {query}");

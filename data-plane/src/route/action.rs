@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
+use super::RequestView;
 use super::redirect::Redirect;
 use super::retry::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite};
@@ -171,6 +173,24 @@ pub struct DirectResponse {
     pub body: Bytes,
     /// `text/plain` where there is a body; header mutations may change it.
     pub content_type: Option<HeaderValue>,
+}
+
+impl DirectResponse {
+    /// The answer to a request. A redirect, or a 201, says where: as in Envoy, here.
+    pub fn respond(&self, request: &RequestView<'_>) -> Response<Bytes> {
+        let mut response = Response::new(self.body.clone());
+        *response.status_mut() = self.status;
+        if self.status.is_redirection() || self.status == StatusCode::CREATED {
+            let location = [request.scheme, "://", request.host, request.path].concat();
+            if let Ok(location) = HeaderValue::from_str(&location) {
+                response.headers_mut().insert(LOCATION, location);
+            }
+        }
+        if let Some(content_type) = &self.content_type {
+            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
+        }
+        response
+    }
 }
 
 #[cfg(test)]

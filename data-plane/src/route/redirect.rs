@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode};
 use super::RequestView;
 use super::host::port_start;
 use super::rewrite::PathRewrite;
-use crate::format::Context;
+use crate::format::{Context, Template};
 
 /// Where to, and how it is said.
 #[derive(Debug)]
@@ -34,8 +34,10 @@ pub enum RedirectPath {
     Same,
     /// This one (`path_redirect`); its query, if any, stands instead of the request's.
     Whole(Box<str>),
-    /// The request's, rewritten (`prefix_rewrite`, `regex_rewrite`, `path_rewrite`).
+    /// The request's, rewritten (`prefix_rewrite`, `regex_rewrite`).
     Rewrite(PathRewrite),
+    /// This one, rendered (`path_rewrite`); nothing rendered is the request's.
+    Template(Template),
 }
 
 impl Redirect {
@@ -71,31 +73,35 @@ impl Redirect {
 
     fn path<'a>(&'a self, request: &RequestView<'a>, matched: usize) -> Cow<'a, str> {
         let query_at = request.path.find('?').unwrap_or(request.path.len());
-        let path: Cow<'a, str> = match &self.path {
-            RedirectPath::Whole(path) if path.contains('?') => return Cow::Borrowed(path),
-            RedirectPath::Whole(path) => Cow::Owned([path, &request.path[query_at..]].concat()),
-            RedirectPath::Same => Cow::Borrowed(request.path),
+        let query = if self.strip_query { "" } else { &request.path[query_at..] };
+        let context = || Context {
+            request_headers: Some(request.headers),
+            method: Some(request.method),
+            path: request.path,
+            host: request.host,
+            scheme: request.scheme,
+            ..Context::default()
+        };
+        let whole: Cow<'a, str> = match &self.path {
+            RedirectPath::Same => Cow::Borrowed(""),
+            RedirectPath::Whole(path) => Cow::Borrowed(path),
+            RedirectPath::Template(template) => {
+                let mut path = String::new();
+                template.render(&context(), &mut path);
+                Cow::Owned(path)
+            }
             RedirectPath::Rewrite(rewrite) => {
-                let context = Context {
-                    request_headers: Some(request.headers),
-                    method: Some(request.method),
-                    path: request.path,
-                    host: request.host,
-                    scheme: request.scheme,
-                    ..Context::default()
-                };
-                Cow::Owned(rewrite.apply(request.path, matched, &context))
+                let just_path = &request.path[..query_at];
+                let path = rewrite.apply(just_path, matched, &context());
+                return Cow::Owned(path.unwrap_or_default() + query);
             }
         };
-        match path.find('?') {
-            Some(at) if self.strip_query => match path {
-                Cow::Borrowed(path) => Cow::Borrowed(&path[..at]),
-                Cow::Owned(mut path) => {
-                    path.truncate(at);
-                    Cow::Owned(path)
-                }
-            },
-            _ => path,
+        if whole.contains('?') {
+            whole
+        } else if whole.is_empty() {
+            Cow::Owned([&request.path[..query_at], query].concat())
+        } else {
+            Cow::Owned([&whole, query].concat())
         }
     }
 }
@@ -175,6 +181,7 @@ mod tests {
     fn the_query_stays_unless_stripped_or_replaced() {
         let path = |path| Redirect { path, ..same() };
         let whole = |text: &str| path(RedirectPath::Whole(text.into()));
+        let template = |text: &str| path(RedirectPath::Template(Template::compile(text).unwrap()));
         let strip = |redirect| Redirect { strip_query: true, ..redirect };
         let prefix = || path(RedirectPath::Rewrite(PathRewrite::Prefix("/b".into())));
         let regex = RegexRewrite::compile("^/a/(.*)$", "/\\1/c").unwrap();
@@ -183,6 +190,9 @@ mod tests {
             (strip(whole("/new-2")), "http://h/old?bar=1", "http://h/new-2"),
             (strip(whole("/new-3?foo=1")), "http://h/old?bar=1", "http://h/new-3?foo=1"),
             (strip(same()), "http://h/a?b", "http://h/a"),
+            (template("/z/%REQ(:METHOD)%"), "http://h/a?b", "http://h/z/GET?b"),
+            (strip(template("/z?%REQ(:METHOD)%")), "http://h/a?b", "http://h/z?GET"),
+            (template("%REQ(x)%"), "http://h/a?b", "http://h/a?b"),
             (prefix(), "http://h/a/x?y", "http://h/b/x?y"),
             (strip(prefix()), "http://h/a/x?y", "http://h/b/x"),
             (

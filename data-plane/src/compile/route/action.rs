@@ -333,8 +333,9 @@ fn redirect(message: route::RedirectAction) -> Result<Redirect, FieldError> {
         Some(PathRewriteSpecifier::RegexRewrite(message)) => {
             redirect_path(new_path(String::new(), Some(message), String::new())?)
         }
+        Some(PathRewriteSpecifier::PathRewrite(text)) if text.is_empty() => RedirectPath::Same,
         Some(PathRewriteSpecifier::PathRewrite(text)) => {
-            redirect_path(new_path(String::new(), None, text)?)
+            RedirectPath::Template(Template::compile(&text).at("path_rewrite")?)
         }
     };
     for (text, field) in [(&scheme, "scheme_redirect"), (&host_redirect, "host_redirect")] {
