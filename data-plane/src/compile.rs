@@ -1,21 +1,32 @@
 //! Accepted resources to tables, and tables to a snapshot. Pure: no I/O, no clock.
 
+pub mod link;
+mod table;
+pub mod listener;
+mod http_connection_manager;
 mod access_log;
+pub mod route;
 pub mod cluster;
 pub mod endpoints;
-pub(crate) mod matcher;
-mod http_connection_manager;
-pub mod listener;
-pub mod route;
 pub mod secret;
 pub mod tls;
+pub(crate) mod matcher;
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use xds_proto::field::FieldError;
+use xds_proto::envoy::service::runtime::v3::Runtime;
+use xds_proto::field::{At, FieldError};
 use xds_proto::resource::{Resource, ResourceType};
 use xds_proto::version::Version;
+
+use crate::cluster::endpoints::EndpointsConfig;
+use crate::cluster::{ClusterConfig, Discovery};
+use crate::compile::table::Table;
+use crate::listener::ListenerConfig;
+use crate::route::RouteTable;
+use crate::tls::secret::SecretConfig;
 
 /// A resource that was refused, and why. What stood under its name before still stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +37,53 @@ pub struct Rejected {
     pub error: FieldError,
 }
 
+/// Where a resource came from. The bootstrap's own stay, whatever a control plane sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// With the bootstrap.
+    Bootstrap,
+    /// From a control plane, or from the disk, where it was saved for the next start.
+    ControlPlane,
+}
+
+/// Changes of one type.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// Where they come from.
+    pub origin: Origin,
+    /// The type.
+    pub kind: ResourceType,
+    /// Added or changed resources.
+    pub added: &'a [Resource],
+    /// Names of resources that are gone.
+    pub removed: &'a [Arc<str>],
+}
+
+/// Something that is not here yet, and who waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Waiting {
+    /// The cluster, listener or route table that waits.
+    pub user: Arc<str>,
+    /// The type of what is missing.
+    pub kind: ResourceType,
+    /// The name of what is missing.
+    pub name: Arc<str>,
+}
+
+/// Says whether a listener can be had, by binding its address for example.
+pub type Admit<'a> = &'a mut dyn FnMut(&ListenerConfig) -> Result<(), FieldError>;
+
 /// The accepted resources, compiled, by type and name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Tables {
-    versions: [BTreeMap<Arc<str>, Version>; ResourceType::ALL.len()],
+    secrets: Table<SecretConfig>,
+    clusters: Table<ClusterConfig>,
+    endpoints: Table<EndpointsConfig>,
+    listeners: Table<ListenerConfig>,
+    routes: Table<RouteTable>,
+    runtime: Table<Runtime>,
+    resolved: HashMap<Arc<str>, Arc<EndpointsConfig>>,
+    given_up: HashSet<Waiting>,
 }
 
 impl Tables {
@@ -41,31 +95,267 @@ impl Tables {
         added: &[Resource],
         removed: &[Arc<str>],
     ) -> Vec<Rejected> {
-        let versions = &mut self.versions[kind.index()];
-        for name in removed {
-            versions.remove(name);
-        }
-        for resource in added {
-            versions.insert(Arc::clone(&resource.name), resource.version.clone());
-        }
-        Vec::new()
+        let change = Change { origin: Origin::ControlPlane, kind, added, removed };
+        self.admit(change, &mut |_| Ok(()))
     }
-}
 
-impl Tables {
+    /// As [`Self::apply`]; a listener is taken in only if `admit` has no objection.
+    pub fn admit(&mut self, change: Change<'_>, admit: Admit<'_>) -> Vec<Rejected> {
+        let Change { origin, kind, added, removed } = change;
+        self.given_up.retain(|waiting| {
+            let is_about = |name: &Arc<str>| {
+                waiting.user == *name || (waiting.kind == kind && waiting.name == *name)
+            };
+            !added.iter().any(|resource| is_about(&resource.name))
+        });
+        match kind {
+            ResourceType::Listener => self.admit_listeners(change, admit),
+            ResourceType::Cluster => {
+                removed.iter().for_each(|name| self.clusters.remove(name));
+                let names = removed.iter().chain(added.iter().map(|resource| &resource.name));
+                names.for_each(|name| drop(self.resolved.remove(name)));
+                self.clusters.take(added, origin, cluster::compile)
+            }
+            // What a listener or cluster still names keeps its last good form, as in Envoy.
+            ResourceType::Endpoints => self.endpoints.take(added, origin, endpoints::compile),
+            ResourceType::Secret => self.secrets.take(added, origin, secret::compile),
+            ResourceType::Route => self.routes.take(added, origin, route::compile),
+            ResourceType::Runtime => self.runtime.take(added, origin, Ok),
+            ResourceType::LbEndpoint
+            | ResourceType::ExtensionConfig
+            | ResourceType::ScopedRoute
+            | ResourceType::VirtualHost => added
+                .iter()
+                .map(|resource| Rejected {
+                    name: Arc::clone(&resource.name),
+                    error: FieldError::unsupported(),
+                })
+                .collect(),
+        }
+    }
+
+    fn admit_listeners(&mut self, change: Change<'_>, admit: Admit<'_>) -> Vec<Rejected> {
+        let Change { origin, added, removed, .. } = change;
+        removed.iter().for_each(|name| self.listeners.remove(name));
+        let (mut rejected, mut compiled) = (Vec::new(), Vec::new());
+        for resource in added {
+            match self.listeners.compile(resource, origin, listener::compile) {
+                Ok(config) => compiled.push((resource, config)),
+                Err(refused) => rejected.push(refused),
+            }
+        }
+        // An address may move from one listener to another within one change.
+        let changing: HashSet<&str> = compiled.iter().map(|(r, _)| &*r.name).collect();
+        let staying = self.listeners.iter().filter(|(name, _)| !changing.contains(&***name));
+        let mut owners: HashMap<SocketAddr, Arc<str>> =
+            staying.map(|(name, config)| (config.address, Arc::clone(name))).collect();
+        for (resource, config) in compiled {
+            let refused = match owners.get(&config.address) {
+                Some(owner) if config.address.port() != 0 => Err(FieldError::invalid(format!(
+                    "{} is the address of listener {owner:?}",
+                    config.address
+                ))
+                .at("address")),
+                _ => admit(&config),
+            };
+            match refused {
+                Ok(()) => {
+                    owners.insert(config.address, Arc::clone(&resource.name));
+                    self.listeners.insert(resource, origin, config);
+                }
+                Err(error) => {
+                    rejected.push(Rejected { name: Arc::clone(&resource.name), error });
+                }
+            }
+        }
+        rejected
+    }
+
+    /// Whether there is a resource of this type and name.
+    pub fn contains(&self, kind: ResourceType, name: &str) -> bool {
+        match kind {
+            ResourceType::Secret => self.secrets.contains(name),
+            ResourceType::Cluster => self.clusters.contains(name),
+            ResourceType::Endpoints => self.endpoints.contains(name),
+            ResourceType::Listener => self.listeners.contains(name),
+            ResourceType::Route => self.routes.contains(name),
+            ResourceType::Runtime => self.runtime.contains(name),
+            ResourceType::LbEndpoint
+            | ResourceType::ExtensionConfig
+            | ResourceType::ScopedRoute
+            | ResourceType::VirtualHost => false,
+        }
+    }
+
+    /// Drops a resource that nothing names any more.
+    pub fn forget(&mut self, kind: ResourceType, name: &Arc<str>) {
+        self.given_up.retain(|waiting| waiting.kind != kind || waiting.name != *name);
+        match kind {
+            ResourceType::Secret => self.secrets.remove(name),
+            ResourceType::Endpoints => self.endpoints.remove(name),
+            ResourceType::Route => self.routes.remove(name),
+            ResourceType::Runtime => self.runtime.remove(name),
+            ResourceType::Cluster
+            | ResourceType::Listener
+            | ResourceType::LbEndpoint
+            | ResourceType::ExtensionConfig
+            | ResourceType::ScopedRoute
+            | ResourceType::VirtualHost => {}
+        }
+    }
+
+    /// No longer waits for something: who needs it makes do without.
+    pub fn give_up(&mut self, waiting: Waiting) {
+        self.given_up.insert(waiting);
+    }
+
+    /// Takes in what DNS said of a cluster. Whether it is still wanted.
+    pub fn resolve(&mut self, cluster: &Arc<str>, endpoints: EndpointsConfig) -> bool {
+        let is_wanted = self.is_looked_up(cluster);
+        if is_wanted {
+            self.resolved.insert(Arc::clone(cluster), Arc::new(endpoints));
+        }
+        is_wanted
+    }
+
+    /// Whether the endpoints of this cluster come from DNS.
+    pub fn is_looked_up(&self, cluster: &str) -> bool {
+        let config = self.clusters.get(cluster);
+        config.is_some_and(|config| matches!(config.discovery, Discovery::Dns(_)))
+    }
+
+    /// The clusters whose names must be looked up.
+    pub fn dns_clusters(&self) -> impl Iterator<Item = &Arc<ClusterConfig>> {
+        let configs = self.clusters.iter().map(|(_, config)| config);
+        configs.filter(|config| matches!(config.discovery, Discovery::Dns(_)))
+    }
+
+    /// The listeners.
+    pub fn listeners(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<ListenerConfig>)> {
+        self.listeners.iter()
+    }
+
     /// Names to `visit` each resource that an accepted one refers to.
-    pub fn references(&self, _visit: impl FnMut(ResourceType, &Arc<str>)) {}
+    pub fn references(&self, mut visit: impl FnMut(ResourceType, &Arc<str>)) {
+        for (_, config) in self.clusters.iter() {
+            if let Discovery::Eds { service_name } = &config.discovery {
+                visit(ResourceType::Endpoints, service_name);
+            }
+            config.secret_names().iter().for_each(|name| visit(ResourceType::Secret, name));
+        }
+        for (_, config) in self.listeners.iter() {
+            config.route_names().for_each(|name| visit(ResourceType::Route, name));
+            config.secret_names().for_each(|name| visit(ResourceType::Secret, name));
+        }
+    }
+
+    /// The version of everything that is accepted.
+    fn version(&self) -> Version {
+        let types = [
+            self.secrets.versions().collect::<Vec<_>>(),
+            self.clusters.versions().collect(),
+            self.endpoints.versions().collect(),
+            self.listeners.versions().collect(),
+            self.routes.versions().collect(),
+        ]
+        .map(Version::of_set);
+        Version::of_set(types.iter().map(|version| ("", version)))
+    }
 }
 
 /// What the proxy would refuse of these resources, and why; the control plane asks before it
 /// publishes.
 pub fn check(resources: &[Resource]) -> Vec<(ResourceType, Arc<str>, FieldError)> {
     let mut tables = Tables::default();
-    resources
-        .iter()
-        .flat_map(|resource| {
-            let rejected = tables.apply(resource.kind, std::slice::from_ref(resource), &[]);
-            rejected.into_iter().map(|rejected| (resource.kind, rejected.name, rejected.error))
-        })
-        .collect()
+    let mut refused = Vec::new();
+    for kind in ResourceType::ALL {
+        let added: Vec<_> = resources.iter().filter(|r| r.kind == kind).cloned().collect();
+        let rejected = tables.apply(kind, &added, &[]);
+        refused.extend(rejected.into_iter().map(|rejected| (kind, rejected.name, rejected.error)));
+    }
+    refused
+}
+
+#[cfg(test)]
+mod sample;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn renamed(mut resource: Resource, body: &'static [u8]) -> Resource {
+        resource.body = bytes::Bytes::from_static(body);
+        resource
+    }
+
+    #[test]
+    fn a_refused_resource_keeps_its_last_good_form() {
+        let mut tables = Tables::default();
+        let kind = ResourceType::Route;
+        let resources = [sample::routes("a", "x"), sample::routes("b", "x")];
+        assert_eq!(tables.apply(kind, &resources, &[]), []);
+        let before = Arc::clone(tables.routes.get("a").unwrap());
+        let bad = [renamed(sample::routes("a", "x"), b"\xff"), sample::routes("b", "y")];
+        let rejected = tables.apply(kind, &bad, &[]);
+        assert_eq!(rejected.len(), 1);
+        assert!(rejected[0].error.to_string().starts_with("undecodable bytes"), "{rejected:?}");
+        assert!(Arc::ptr_eq(&before, tables.routes.get("a").unwrap()));
+        assert_eq!(tables.routes.get("b").unwrap().cluster_names(), ["y".into()]);
+    }
+
+    #[test]
+    fn what_the_bootstrap_has_stays() {
+        let mut tables = Tables::default();
+        let (kind, added) = (ResourceType::Cluster, [sample::cluster("a", 1)]);
+        let change = Change { origin: Origin::Bootstrap, kind, added: &added, removed: &[] };
+        assert_eq!(tables.admit(change, &mut |_| Ok(())), []);
+        let rejected = tables.apply(kind, &added, &["a".into()]);
+        assert!(rejected[0].error.to_string().contains("the bootstrap has one of this name"));
+        assert!(tables.contains(kind, "a"));
+    }
+
+    #[test]
+    fn an_address_belongs_to_one_listener_but_may_move() {
+        let mut tables = Tables::default();
+        let kind = ResourceType::Listener;
+        assert_eq!(tables.apply(kind, &[sample::listener("a", 80, "r")], &[]), []);
+        let taken = tables.apply(kind, &[sample::listener("b", 80, "r")], &[]);
+        assert_eq!(
+            taken[0].error.to_string(),
+            "address: 127.0.0.1:80 is the address of listener \"a\""
+        );
+        let moved = tables.apply(kind, &[sample::listener("b", 80, "r")], &["a".into()]);
+        assert_eq!(moved, []);
+        let swapped = [sample::listener("b", 81, "r"), sample::listener("c", 80, "r")];
+        assert_eq!(tables.apply(kind, &swapped, &[]), []);
+    }
+
+    #[test]
+    fn a_listener_without_its_address_is_refused() {
+        let mut tables = Tables::default();
+        let added = [sample::listener("a", 80, "r")];
+        let kind = ResourceType::Listener;
+        let change = Change { origin: Origin::ControlPlane, kind, added: &added, removed: &[] };
+        let rejected = tables.admit(change, &mut |_| Err(FieldError::invalid("taken")));
+        assert_eq!(rejected[0].error.to_string(), "taken");
+        assert!(!tables.contains(kind, "a"));
+    }
+
+    #[test]
+    fn references_lead_to_what_must_be_asked_for() {
+        let mut tables = Tables::default();
+        tables.apply(ResourceType::Cluster, &[sample::cluster("a", 1)], &[]);
+        tables.apply(ResourceType::Listener, &[sample::listener("l", 80, "r")], &[]);
+        let mut seen = Vec::new();
+        tables.references(|kind, name| seen.push(format!("{kind} {name}")));
+        assert_eq!(seen, ["EDS a", "RDS r"]);
+    }
+
+    #[test]
+    fn a_check_names_type_resource_and_place() {
+        let resources = [renamed(sample::cluster("a", 1), b"\xff"), sample::routes("r", "a")];
+        let refused = check(&resources);
+        assert_eq!(refused.len(), 1);
+        assert_eq!((refused[0].0, &*refused[0].1), (ResourceType::Cluster, "a"));
+    }
 }

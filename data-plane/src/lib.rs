@@ -3,11 +3,13 @@
 //! Modules stand in layers, top first. A module uses only modules listed below it.
 
 pub mod app;
+pub mod admin;
 pub mod xds;
 pub mod compile;
 pub mod serve;
 pub mod proxy;
 pub mod guard;
+pub mod snapshot;
 pub mod listener;
 pub mod route;
 pub mod filter;

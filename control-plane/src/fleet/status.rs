@@ -22,7 +22,6 @@ pub enum NodeState {
     /// The same, for 5 s and more.
     Stale,
     /// It refused something, and serves the last good one.
-    #[serde(rename = "NACK")]
     Nack,
     /// Its stream is gone.
     Lost,
@@ -35,7 +34,7 @@ impl NodeState {
             Self::Synced => "synced",
             Self::Pending => "pending",
             Self::Stale => "stale",
-            Self::Nack => "NACK",
+            Self::Nack => "nack",
             Self::Lost => "lost",
         }
     }
@@ -49,7 +48,6 @@ impl fmt::Display for NodeState {
 
 /// One node, as `/v1/fleet` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// Its id.
     pub node: Arc<str>,
@@ -78,7 +76,6 @@ pub struct NodeStatus {
 
 /// What a node has of one type.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct TypeStatus {
     /// The version that was sent last.
     pub sent: Option<String>,
@@ -90,7 +87,6 @@ pub struct TypeStatus {
 
 /// What a node refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct NackStatus {
     /// The type: `RDS`.
     pub r#type: &'static str,
@@ -106,7 +102,6 @@ pub struct NackStatus {
 
 /// A node that does not serve a revision that was waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Laggard {
     /// Its id.
     pub node: Arc<str>,

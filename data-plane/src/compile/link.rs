@@ -1,0 +1,389 @@
+//! Tables to a snapshot: names become references, and what is not complete yet waits.
+//!
+//! Make before break: a changed cluster, route table or listener replaces the one that serves only
+//! when all it needs is there. What serves meanwhile is the one in the previous snapshot.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use xds_proto::envoy::config::route::v3::RouteConfiguration;
+use xds_proto::resource::ResourceType;
+
+use crate::cluster::endpoints::EndpointsConfig;
+use crate::cluster::{Cluster, ClusterConfig, Discovery};
+use crate::compile::{Tables, Waiting, route};
+use crate::listener::{Listener, ListenerConfig, ListenerParts, Missing};
+use crate::route::RouteTable;
+use crate::route::linked::LinkedRoutes;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Registry;
+use crate::tls::SecretError;
+use crate::tls::secret::Secrets;
+
+/// A snapshot, and what it lacks.
+#[derive(Debug)]
+pub struct Linked {
+    /// What requests see.
+    pub snapshot: Snapshot,
+    /// What is not in it, or is in it in an older form.
+    pub waiting: Vec<Waiting>,
+}
+
+/// Links what is accepted. What did not change since `previous` is shared with it.
+pub fn link(tables: &Tables, previous: &Snapshot, registry: &Registry) -> Linked {
+    let secrets: Secrets = tables
+        .secrets
+        .iter()
+        .map(|(name, secret)| (Arc::clone(name), Arc::clone(secret)))
+        .collect();
+    let mut linker = Linker { tables, previous, registry, secrets, waiting: Vec::new() };
+    let clusters = linker.clusters();
+    let routes = linker.routes(&clusters);
+    let listeners = linker.listeners(&clusters, &routes);
+    let snapshot = Snapshot { listeners, routes, clusters, version: tables.version() };
+    Linked { snapshot, waiting: linker.waiting }
+}
+
+type ByName<T> = HashMap<Arc<str>, Arc<T>>;
+
+struct Linker<'a> {
+    tables: &'a Tables,
+    previous: &'a Snapshot,
+    registry: &'a Registry,
+    secrets: Secrets,
+    waiting: Vec<Waiting>,
+}
+
+impl Linker<'_> {
+    fn clusters(&mut self) -> ByName<Cluster> {
+        let mut linked = HashMap::new();
+        for (name, config) in self.tables.clusters.iter() {
+            let previous = self.previous.clusters.get(name);
+            let cluster = self.endpoints(config).and_then(|endpoints| {
+                let config = Arc::clone(config);
+                Cluster::link(config, endpoints, &self.secrets, previous, self.registry)
+                    .map_err(|error| secret_waits(name, error))
+            });
+            match cluster {
+                Ok(cluster) => drop(linked.insert(Arc::clone(name), cluster)),
+                Err(waiting) => {
+                    self.waits(waiting);
+                    if let Some(previous) = previous {
+                        linked.insert(Arc::clone(name), Arc::clone(previous));
+                    }
+                }
+            }
+        }
+        linked
+    }
+
+    fn endpoints(&self, config: &ClusterConfig) -> Result<Arc<EndpointsConfig>, Waiting> {
+        let (found, name) = match &config.discovery {
+            Discovery::Static(endpoints) => return Ok(Arc::clone(endpoints)),
+            Discovery::Eds { service_name } => {
+                (self.tables.endpoints.get(service_name), service_name)
+            }
+            Discovery::Dns(_) => (self.tables.resolved.get(&config.name), &config.name),
+        };
+        if let Some(found) = found {
+            return Ok(Arc::clone(found));
+        }
+        let waiting = Waiting {
+            user: Arc::clone(&config.name),
+            kind: ResourceType::Endpoints,
+            name: Arc::clone(name),
+        };
+        if !self.tables.given_up.contains(&waiting) {
+            return Err(waiting);
+        }
+        // A cluster whose endpoints never came has none; what served before it serves on.
+        let previous = self.previous.clusters.get(&config.name);
+        Ok(match previous {
+            Some(previous) => Arc::clone(&previous.endpoints_config),
+            None => Arc::new(EndpointsConfig {
+                name: Arc::clone(name),
+                localities: Box::default(),
+                overprovisioning_percent: 140,
+            }),
+        })
+    }
+
+    fn routes(&mut self, clusters: &ByName<Cluster>) -> ByName<LinkedRoutes> {
+        let mut linked = HashMap::new();
+        for (name, table) in self.tables.routes.iter() {
+            let previous = self.previous.routes.get(name);
+            let missing = self.missing_cluster(name, table, clusters, previous);
+            let table = match missing {
+                None => table,
+                Some(waiting) => {
+                    self.waits(waiting);
+                    match previous {
+                        Some(previous) => &previous.table,
+                        None => continue,
+                    }
+                }
+            };
+            let routes = LinkedRoutes::link(Arc::clone(table), clusters, previous);
+            linked.insert(Arc::clone(name), routes);
+        }
+        linked
+    }
+
+    /// A cluster that a new table needs and that is not there yet, unless the table before it did
+    /// without it already.
+    fn missing_cluster(
+        &self,
+        name: &Arc<str>,
+        table: &Arc<RouteTable>,
+        clusters: &ByName<Cluster>,
+        previous: Option<&Arc<LinkedRoutes>>,
+    ) -> Option<Waiting> {
+        if previous.is_some_and(|previous| Arc::ptr_eq(&previous.table, table)) {
+            return None;
+        }
+        let did_without = |cluster: &Arc<str>| {
+            previous.is_some_and(|previous| previous.table.cluster_names().contains(cluster))
+        };
+        let missing = table.cluster_names().iter().filter(|name| !clusters.contains_key(*name));
+        let waiting = |cluster: &Arc<str>| Waiting {
+            user: Arc::clone(name),
+            kind: ResourceType::Cluster,
+            name: Arc::clone(cluster),
+        };
+        missing
+            .filter(|cluster| !did_without(cluster))
+            .map(waiting)
+            .find(|waiting| !self.tables.given_up.contains(waiting))
+    }
+
+    fn listeners(
+        &mut self,
+        clusters: &ByName<Cluster>,
+        routes: &ByName<LinkedRoutes>,
+    ) -> ByName<Listener> {
+        let mut linked = HashMap::new();
+        for (name, config) in self.tables.listeners.iter() {
+            let previous = self.previous.listeners.get(name);
+            let parts = Parts { linker: self, listener: name, clusters, routes };
+            let listener = match self.missing_inline_cluster(config, clusters, previous) {
+                Some(waiting) => Err(waiting),
+                None => Listener::link(config, &parts, previous, self.registry)
+                    .map_err(|missing| missing_waits(name, missing)),
+            };
+            let listener = match listener {
+                Ok(listener) => Some(listener),
+                Err(waiting) => {
+                    let serving = previous.map(|previous| {
+                        Listener::link(&previous.config, &parts, Some(previous), self.registry)
+                            .unwrap_or_else(|_| Arc::clone(previous))
+                    });
+                    self.waits(waiting);
+                    serving
+                }
+            };
+            if let Some(listener) = listener {
+                linked.insert(Arc::clone(name), listener);
+            }
+        }
+        linked
+    }
+
+    /// As [`Self::missing_cluster`], for the routes that stand in a listener.
+    fn missing_inline_cluster(
+        &self,
+        config: &Arc<ListenerConfig>,
+        clusters: &ByName<Cluster>,
+        previous: Option<&Arc<Listener>>,
+    ) -> Option<Waiting> {
+        if previous.is_some_and(|previous| Arc::ptr_eq(&previous.config, config)) {
+            return None;
+        }
+        let did_without: HashSet<_> =
+            previous.into_iter().flat_map(|previous| previous.config.cluster_names()).collect();
+        config
+            .cluster_names()
+            .filter(|cluster| !clusters.contains_key(*cluster) && !did_without.contains(cluster))
+            .map(|cluster| Waiting {
+                user: Arc::clone(&config.name),
+                kind: ResourceType::Cluster,
+                name: Arc::clone(cluster),
+            })
+            .find(|waiting| !self.tables.given_up.contains(waiting))
+    }
+
+    /// Notes what waits, but for what was given up; that is left out of the snapshot for good.
+    fn waits(&mut self, waiting: Waiting) {
+        if !self.tables.given_up.contains(&waiting) {
+            self.waiting.push(waiting);
+        }
+    }
+}
+
+/// What a listener is joined with.
+struct Parts<'a> {
+    linker: &'a Linker<'a>,
+    listener: &'a Arc<str>,
+    clusters: &'a ByName<Cluster>,
+    routes: &'a ByName<LinkedRoutes>,
+}
+
+impl ListenerParts for Parts<'_> {
+    fn routes(&self, name: &str) -> Option<Arc<LinkedRoutes>> {
+        if let Some(routes) = self.routes.get(name) {
+            return Some(Arc::clone(routes));
+        }
+        let waiting = Waiting {
+            user: Arc::clone(self.listener),
+            kind: ResourceType::Route,
+            name: name.into(),
+        };
+        // Routes that never came are no routes: every request is answered with 404, as in Envoy.
+        let is_given_up = self.linker.tables.given_up.contains(&waiting);
+        let message = RouteConfiguration { name: name.to_owned(), ..Default::default() };
+        let table = is_given_up.then(|| route::compile(message).ok()).flatten()?;
+        Some(LinkedRoutes::link(Arc::new(table), self.clusters, None))
+    }
+
+    fn inline(
+        &self,
+        table: &Arc<RouteTable>,
+        previous: Option<&Arc<LinkedRoutes>>,
+    ) -> Arc<LinkedRoutes> {
+        LinkedRoutes::link(Arc::clone(table), self.clusters, previous)
+    }
+
+    fn secrets(&self) -> &Secrets {
+        &self.linker.secrets
+    }
+}
+
+fn missing_waits(listener: &Arc<str>, missing: Missing) -> Waiting {
+    match missing {
+        Missing::Routes(name) => {
+            Waiting { user: Arc::clone(listener), kind: ResourceType::Route, name }
+        }
+        Missing::Secret(error) => secret_waits(listener, error),
+    }
+}
+
+fn secret_waits(user: &Arc<str>, error: SecretError) -> Waiting {
+    let name = match error {
+        SecretError::Missing(name) | SecretError::WrongKind(name, _) => name,
+        // No other secret helps, but a later form of the same may.
+        SecretError::Refused(reason) => {
+            tracing::warn!(user = &**user, error = reason, "TLS cannot be set up");
+            "".into()
+        }
+    };
+    Waiting { user: Arc::clone(user), kind: ResourceType::Secret, name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::sample;
+
+    /// Tables, and what was linked last.
+    #[derive(Default)]
+    struct Proxy {
+        tables: Tables,
+        snapshot: Snapshot,
+        registry: Registry,
+    }
+
+    impl Proxy {
+        fn apply(&mut self, resource: xds_proto::resource::Resource) {
+            assert_eq!(self.tables.apply(resource.kind, &[resource], &[]), []);
+        }
+
+        /// Links, and gives what waits for what.
+        fn link(&mut self) -> Vec<String> {
+            let linked = link(&self.tables, &self.snapshot, &self.registry);
+            self.snapshot = linked.snapshot;
+            let waiting = linked.waiting.iter();
+            waiting.map(|w| format!("{} waits for {} {}", w.user, w.kind, w.name)).collect()
+        }
+
+        fn give_up(&mut self) {
+            let linked = link(&self.tables, &self.snapshot, &self.registry);
+            linked.waiting.into_iter().for_each(|waiting| self.tables.give_up(waiting));
+        }
+    }
+
+    #[test]
+    fn a_cluster_waits_for_its_endpoints_once() {
+        let mut proxy = Proxy::default();
+        proxy.apply(sample::cluster("a", 1));
+        assert_eq!(proxy.link(), ["a waits for EDS a"]);
+        assert!(proxy.snapshot.clusters.is_empty());
+        proxy.apply(sample::endpoints("a", 80));
+        assert!(proxy.link().is_empty());
+        let before = Arc::clone(&proxy.snapshot.clusters["a"]);
+        assert!(proxy.link().is_empty());
+        assert!(Arc::ptr_eq(&before, &proxy.snapshot.clusters["a"]));
+        // Endpoints that are known serve the changed cluster at once.
+        proxy.apply(sample::cluster("a", 2));
+        assert!(proxy.link().is_empty());
+        assert!(!Arc::ptr_eq(&before, &proxy.snapshot.clusters["a"]));
+    }
+
+    #[test]
+    fn a_cluster_without_endpoints_has_none_after_a_while() {
+        let mut proxy = Proxy::default();
+        proxy.apply(sample::cluster("a", 1));
+        proxy.link();
+        proxy.give_up();
+        assert!(proxy.link().is_empty());
+        assert!(proxy.snapshot.clusters["a"].pick().is_none());
+    }
+
+    #[test]
+    fn routes_do_not_lead_to_a_cluster_that_is_still_to_come() {
+        let mut proxy = Proxy::default();
+        proxy.apply(sample::cluster("a", 1));
+        proxy.apply(sample::endpoints("a", 80));
+        proxy.apply(sample::routes("r", "a"));
+        assert!(proxy.link().is_empty());
+        proxy.apply(sample::cluster("b", 1));
+        proxy.apply(sample::routes("r", "b"));
+        assert_eq!(proxy.link(), ["b waits for EDS b", "r waits for CDS b"]);
+        assert_eq!(proxy.snapshot.routes["r"].table.cluster_names(), ["a".into()]);
+        proxy.apply(sample::endpoints("b", 80));
+        assert!(proxy.link().is_empty());
+        assert_eq!(proxy.snapshot.routes["r"].table.cluster_names(), ["b".into()]);
+        proxy.apply(sample::routes("r", "unknown"));
+        assert_eq!(proxy.link(), ["r waits for CDS unknown"]);
+        proxy.give_up();
+        assert!(proxy.link().is_empty());
+        assert_eq!(proxy.snapshot.routes["r"].table.cluster_names(), ["unknown".into()]);
+    }
+
+    #[test]
+    fn a_listener_waits_for_its_routes() {
+        let mut proxy = Proxy::default();
+        proxy.apply(sample::listener("l", 80, "r"));
+        assert_eq!(proxy.link(), ["l waits for RDS r"]);
+        assert!(proxy.snapshot.listeners.is_empty());
+        proxy.give_up();
+        assert!(proxy.link().is_empty());
+        assert!(proxy.snapshot.listeners.contains_key("l"), "every request gets 404");
+    }
+
+    #[test]
+    fn a_listener_that_is_not_complete_leaves_the_one_that_serves() {
+        let mut proxy = Proxy::default();
+        proxy.apply(sample::cluster("a", 1));
+        proxy.apply(sample::endpoints("a", 80));
+        proxy.apply(sample::listener_inline("l", 80, "a"));
+        assert!(proxy.link().is_empty());
+        let before = Arc::clone(&proxy.snapshot.listeners["l"]);
+        proxy.apply(sample::listener_inline("l", 80, "b"));
+        assert_eq!(proxy.link(), ["l waits for CDS b"]);
+        assert!(Arc::ptr_eq(&before, &proxy.snapshot.listeners["l"]));
+        proxy.apply(sample::listener("l", 80, "r"));
+        assert_eq!(proxy.link(), ["l waits for RDS r"]);
+        proxy.apply(sample::routes("r", "a"));
+        assert!(proxy.link().is_empty());
+        assert!(!Arc::ptr_eq(&before, &proxy.snapshot.listeners["l"]));
+    }
+}
