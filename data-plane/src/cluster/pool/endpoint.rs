@@ -26,6 +26,8 @@ use crate::tls::client::Offer;
 pub(super) struct Pool {
     pub(super) connector: Arc<Connector>,
     pub(super) tasks: TaskTracker,
+    /// What the endpoint last allowed on an HTTP/2 connection.
+    pub(super) streams_max: Cell<Option<usize>>,
     offer: Offer,
     /// Gone when no snapshot has the endpoint any more.
     alive: std::sync::Weak<()>,
@@ -88,6 +90,7 @@ impl Pool {
         Rc::new(Self {
             connector: Arc::clone(&endpoint.connector),
             tasks,
+            streams_max: Cell::new(None),
             offer,
             alive: Arc::downgrade(&endpoint.alive),
             is_closed: Cell::new(is_closed),

@@ -12,9 +12,8 @@ use tokio::time::Instant;
 use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
-use crate::cluster::live::{EndpointSlot, Slot};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
-use crate::cluster::pool::{InFlight, request};
+use crate::cluster::pool::{InFlight, Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
 
 /// How long a connection may take to finish what the response did not wait for: the rest of a
@@ -79,22 +78,25 @@ pub(super) async fn open(
 pub(super) async fn send(
     pool: Rc<Pool>,
     mut connection: Http1,
-    in_flight: (Slot, EndpointSlot),
+    in_flight: &mut Option<Occupied>,
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, UpstreamError> {
     let is_reused = connection.requests > 0;
     connection.requests = connection.requests.saturating_add(1);
     let sent = connection.sender.try_send_request(request::for_http1(request));
-    let exchange = Some(Exchange { connection, in_flight });
-    let mut lease = Box::new(Http1Lease { exchange, pool });
+    let mut lease = Box::new(Http1Lease { connection: Some(connection), pool, in_flight: None });
     match sent.await {
         Ok(mut response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-            if let Some(Exchange { in_flight, .. }) = lease.exchange.take() {
+            lease.connection = None;
+            if let Some(in_flight) = in_flight.take() {
                 response.extensions_mut().insert(InFlight(Arc::new(in_flight)));
             }
             Ok(response.map(Body::incoming))
         }
-        Ok(response) => Ok(response.map(|incoming| Body::leased(incoming, lease))),
+        Ok(response) => {
+            lease.in_flight = in_flight.take();
+            Ok(response.map(|incoming| Body::leased(incoming, lease)))
+        }
         Err(mut error) => {
             let request = error.take_message();
             Err(UpstreamError::of_hyper(error.into_error(), request, is_reused))
@@ -102,22 +104,17 @@ pub(super) async fn send(
     }
 }
 
-/// A connection and what the request on it takes up.
-struct Exchange {
-    connection: Http1,
-    in_flight: (Slot, EndpointSlot),
-}
-
 /// A connection under a request. Dropped before the end of the response, it closes.
 struct Http1Lease {
-    exchange: Option<Exchange>,
+    connection: Option<Http1>,
     pool: Rc<Pool>,
+    in_flight: Option<Occupied>,
 }
 
 impl Lease for Http1Lease {
     fn complete(mut self: Box<Self>) {
-        let Some(Exchange { mut connection, in_flight }) = self.exchange.take() else { return };
-        drop(in_flight);
+        self.in_flight = None;
+        let Some(mut connection) = self.connection.take() else { return };
         if connection.sender.is_closed() {
             return;
         }
@@ -139,8 +136,8 @@ impl Lease for Http1Lease {
 
 impl Drop for Http1Lease {
     fn drop(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            exchange.connection.task.abort();
+        if let Some(connection) = self.connection.take() {
+            connection.task.abort();
         }
     }
 }

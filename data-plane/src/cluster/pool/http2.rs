@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::rt::Executor;
@@ -14,9 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
-use crate::cluster::live::{EndpointSlot, Slot};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
-use crate::cluster::pool::request;
+use crate::cluster::pool::{Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
 
 /// A connection that many requests share.
@@ -29,6 +29,8 @@ pub(super) struct Http2 {
     streams: Cell<usize>,
     /// What the upstream allows at present, and we.
     streams_max: Rc<Cell<usize>>,
+    /// Wakes the connection to look at the upstream's settings, which come before any response.
+    unsettled: Rc<RefCell<Option<Waker>>>,
 }
 
 impl Http2 {
@@ -89,6 +91,10 @@ pub(super) async fn open(
         .initial_connection_window_size(config.http2.connection_window)
         .max_header_list_size(config.head_bytes_max)
         .max_send_buf_size(config.http2.stream_window as usize);
+    // What earlier connections were allowed holds until the upstream says otherwise.
+    if let Some(last) = pool.streams_max.get() {
+        builder.initial_max_send_streams(last);
+    }
     if let Some(interval) = config.http2.ping_interval {
         builder.keep_alive_interval(interval).keep_alive_timeout(config.http2.ping_timeout);
         builder.keep_alive_while_idle(true);
@@ -101,16 +107,21 @@ pub(super) async fn open(
     let ours = config.http2.streams_max as usize;
     let streams_max = Rc::new(Cell::new(ours.min(connection.current_max_send_streams())));
     let allowed = Rc::clone(&streams_max);
+    let unsettled = Rc::new(RefCell::new(None));
+    let waker = Rc::clone(&unsettled);
     let owner = Rc::downgrade(pool);
     pool.tasks.spawn_local(async move {
         let _permit = permit;
         let mut connection = pin!(connection);
+        *waker.borrow_mut() = Some(poll_fn(|context| Poll::Ready(context.waker().clone())).await);
         let ended = poll_fn(|context| {
             let polled = connection.as_mut().poll(context);
-            let before = allowed.replace(ours.min(connection.current_max_send_streams()));
-            if allowed.get() > before
+            let now = ours.min(connection.current_max_send_streams());
+            let before = allowed.replace(now);
+            if now != before
                 && let Some(pool) = owner.upgrade()
             {
+                pool.streams_max.set(Some(now));
                 pool.fill();
             }
             polled
@@ -127,13 +138,14 @@ pub(super) async fn open(
         requests: Cell::new(0),
         streams: Cell::new(0),
         streams_max,
+        unsettled,
     }))
 }
 
 /// Sends a request as a stream of a shared connection.
 pub(super) async fn send(
     stream: Http2Stream,
-    in_flight: (Slot, EndpointSlot),
+    in_flight: &mut Option<Occupied>,
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, UpstreamError> {
     let connection = &stream.connection;
@@ -148,7 +160,10 @@ pub(super) async fn send(
     let sent = connection.sender.borrow_mut().try_send_request(request);
     match sent.await {
         Ok(response) => {
-            let lease = Box::new(Http2Lease { _stream: stream, _in_flight: in_flight });
+            if let Some(waker) = connection.unsettled.take() {
+                waker.wake();
+            }
+            let lease = Box::new(Http2Lease { _stream: stream, _in_flight: in_flight.take() });
             Ok(response.map(|incoming| Body::leased(incoming, lease)))
         }
         Err(mut error) => {
@@ -161,7 +176,7 @@ pub(super) async fn send(
 /// A stream under a request. Dropping the body resets it, when it has not ended.
 struct Http2Lease {
     _stream: Http2Stream,
-    _in_flight: (Slot, EndpointSlot),
+    _in_flight: Option<Occupied>,
 }
 
 impl Lease for Http2Lease {
