@@ -171,3 +171,203 @@ fn absent_host(name: &Arc<str>, table: &TypeTable) -> Bytes {
     };
     absent.encode_to_vec().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::order::Protocol;
+    use crate::serve::testing::*;
+    use xds_proto::resource::Resource;
+
+    fn talk(resources: Vec<Resource>) -> Talk {
+        Talk::new(Protocol::Delta, resources)
+    }
+
+    fn resuming(add: &[&str], known: &[(&str, &str)]) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            resource_names_subscribe: add.iter().map(ToString::to_string).collect(),
+            initial_resource_versions: known
+                .iter()
+                .map(|(name, version)| (name.to_string(), version.to_string()))
+                .collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_empty_start_means_everything_and_then_only_changes_are_sent() {
+        let mut talk = talk(vec![cluster("a", 0), cluster("b", 0)]);
+        talk.change(Cluster, &[], &[]);
+        let got = talk.one();
+        assert_eq!(got.names, ["a", "b"]);
+        talk.ack(&got, &[]);
+        talk.publish(vec![cluster("a", 1)]);
+        let got = talk.one();
+        assert_eq!((got.names, got.removed), (vec!["a".to_owned()], vec!["b".to_owned()]));
+    }
+
+    #[test]
+    fn everything_stays_everything_until_the_star_is_dropped() {
+        let mut talk = talk(vec![cluster("a", 0), cluster("b", 0)]);
+        talk.settle(&[(Cluster, &[])]);
+        talk.change(Cluster, &["a"], &[]);
+        let got = talk.one();
+        assert_eq!(got.names, ["a"]);
+        talk.ack(&got, &[]);
+        talk.publish(vec![cluster("a", 0), cluster("b", 1)]);
+        let got = talk.one();
+        assert_eq!(got.names, ["b"]);
+        talk.ack(&got, &[]);
+        talk.change(Cluster, &[], &["*"]);
+        talk.publish(vec![cluster("a", 1), cluster("b", 2)]);
+        let got = talk.one();
+        assert_eq!(got.names, ["a"]);
+        talk.ack(&got, &[]);
+        talk.change(Cluster, &[], &["a"]);
+        talk.publish(vec![cluster("a", 2), cluster("b", 3)]);
+        talk.silence();
+    }
+
+    #[test]
+    fn a_wildcard_with_nothing_behind_it_is_answered() {
+        let mut talk = talk(vec![]);
+        talk.change(Listener, &[], &[]);
+        assert_eq!(talk.one().names, [""; 0]);
+    }
+
+    #[test]
+    fn a_missing_resource_is_reported_at_once_and_sent_when_it_appears() {
+        let mut talk = talk(vec![]);
+        talk.change(Route, &["r"], &[]);
+        let got = talk.one();
+        assert_eq!((got.names.len(), &*got.removed), (0, &["r".to_owned()][..]));
+        talk.ack(&got, &[]);
+        talk.publish(vec![routes("r", "c")]);
+        assert_eq!(talk.drain(&[])[0].names, ["r"]);
+    }
+
+    #[test]
+    fn a_name_that_is_asked_for_again_is_sent_again() {
+        let mut talk = talk(vec![endpoints("a", 0)]);
+        talk.settle(&[(Endpoints, &["a"])]);
+        talk.change(Endpoints, &["a"], &[]);
+        assert_eq!(talk.one().names, ["a"]);
+    }
+
+    #[test]
+    fn a_dropped_name_that_the_star_covers_is_answered() {
+        let mut talk = talk(vec![cluster("a", 0), cluster("b", 0)]);
+        talk.settle(&[(Cluster, &["*", "a"])]);
+        talk.change(Cluster, &[], &["a"]);
+        assert_eq!(talk.one().names, ["a"]);
+    }
+
+    #[test]
+    fn a_name_that_was_never_asked_for_can_be_dropped() {
+        let mut talk = talk(vec![endpoints("a", 0)]);
+        talk.settle(&[(Endpoints, &["a"])]);
+        talk.change(Endpoints, &[], &["q"]);
+        talk.silence();
+    }
+
+    #[test]
+    fn a_stale_nonce_does_not_block_a_change_of_names() {
+        let mut talk = talk(vec![endpoints("a", 0), endpoints("b", 0)]);
+        talk.change(Endpoints, &["a"], &[]);
+        let first = talk.one();
+        talk.ack(&first, &[]);
+        talk.publish(vec![endpoints("a", 1), endpoints("b", 0)]);
+        let second = talk.one();
+        let request =
+            DeltaDiscoveryRequest { response_nonce: first.nonce, ..resuming(&["b"], &[]) };
+        talk.delta(Endpoints, request);
+        assert_eq!(talk.one().names, ["b"], "though {second:?} is not answered");
+    }
+
+    #[test]
+    fn a_client_that_resumes_gets_what_changed_and_loses_what_is_gone() {
+        let (a, b) = (cluster("a", 0), cluster("b", 0));
+        let mut talk = talk(vec![a.clone(), cluster("b", 1)]);
+        let known = [("a", a.version.as_str()), ("b", b.version.as_str()), ("c", "1")];
+        talk.delta(Cluster, resuming(&[], &known));
+        talk.silence();
+        talk.wait(std::time::Duration::from_secs(1));
+        let got = talk.one();
+        assert_eq!((got.names, got.removed), (vec!["b".to_owned()], vec!["c".to_owned()]));
+    }
+
+    #[test]
+    fn a_client_that_resumes_with_all_it_needs_is_sent_nothing() {
+        let a = endpoints("a", 0);
+        let mut talk = talk(vec![a.clone()]);
+        talk.delta(Endpoints, resuming(&["a"], &[("a", a.version.as_str())]));
+        talk.wait(std::time::Duration::from_secs(1));
+        talk.silence();
+        assert!(talk.session.report().synced.is_some());
+    }
+
+    #[test]
+    fn a_refused_version_is_not_sent_again_and_the_next_one_is() {
+        let mut talk = talk(vec![routes("r", "a")]);
+        talk.settle(&[(Route, &["r"])]);
+        talk.publish(vec![routes("r", "b")]);
+        let got = talk.one();
+        talk.nack(&got, &[], "no");
+        talk.silence();
+        let nack = talk.session.report().types[&Route].nack.clone().unwrap();
+        assert_eq!((nack.text.as_str(), nack.tries, &*nack.resources[0]), ("no", 1, "r"));
+        talk.publish(vec![routes("r", "c")]);
+        let got = talk.one();
+        talk.ack(&got, &[]);
+        assert_eq!(talk.session.report().types[&Route].nack, None);
+    }
+
+    #[test]
+    fn a_rollback_ends_a_refusal_without_a_push() {
+        let mut talk = talk(vec![routes("r", "a")]);
+        talk.settle(&[(Route, &["r"])]);
+        talk.publish(vec![routes("r", "b")]);
+        let got = talk.one();
+        talk.nack(&got, &[], "no");
+        talk.publish(vec![routes("r", "a")]);
+        talk.silence();
+        assert_eq!(talk.session.report().types[&Route].nack, None);
+        assert_eq!(talk.session.report().synced.map(|stamp| stamp.revision), Some(3));
+    }
+
+    #[test]
+    fn virtual_hosts_are_sent_on_demand_and_a_missing_one_is_a_name_without_a_body() {
+        let mut talk = talk(vec![host("r/a", "a.test"), host("r/b", "b.test")]);
+        talk.change(VirtualHost, &[], &[]);
+        let got = talk.one();
+        assert!(got.names.is_empty());
+        talk.ack(&got, &[]);
+        talk.change(VirtualHost, &["*", "r/a", "r/z"], &[]);
+        let got = talk.one();
+        assert_eq!(got.names, ["r/a", "r/z"]);
+        assert_eq!(got.resources["r/z"], None);
+        assert!(got.removed.is_empty());
+    }
+
+    #[test]
+    fn a_large_table_comes_in_parts_below_4_mib() {
+        let big = |n: usize| {
+            let mut resource = endpoints(&format!("{n:04}-{}", "x".repeat(1000)), 0);
+            resource.body = vec![0; 40_000].into();
+            resource
+        };
+        let mut talk = talk((0..300).map(big).collect());
+        talk.change(Endpoints, &["*"], &[]);
+        let mut names = 0;
+        let mut parts = 0;
+        while let Some(sent) = talk.session.next(talk.now()) {
+            assert!(sent.bytes() < 4 * 1024 * 1024);
+            names += sent.resources.len();
+            parts += 1;
+            let request =
+                DeltaDiscoveryRequest { response_nonce: sent.nonce, ..Default::default() };
+            talk.delta(Endpoints, request);
+        }
+        assert_eq!((names, parts), (300, 4));
+    }
+}

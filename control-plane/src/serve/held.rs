@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::snapshot::table::Entry;
+use crate::snapshot::table::{Entry, TypeTable};
 
 /// Resources sorted by name.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,17 @@ impl Held {
     /// Keeps only what fits.
     pub fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
         self.0.retain(|entry| keep(entry));
+    }
+
+    /// Puts what is known in the place of what a client brought along with the same version.
+    pub fn recognize(&mut self, table: &TypeTable) {
+        for held in self.0.iter_mut().filter(|held| held.is_foreign()) {
+            if let Some(known) = table.get(&held.name)
+                && known.version == held.version
+            {
+                *held = known.clone();
+            }
+        }
     }
 
     /// All of them, sorted by name.

@@ -16,6 +16,15 @@ use crate::snapshot::table::Entry;
 /// How long a client that took a cluster may take to ask for its endpoints.
 pub const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The types that name others, users first: how long routes stay depends on the listeners.
+const USERS: [ResourceType; 5] = [
+    ResourceType::Listener,
+    ResourceType::ScopedRoute,
+    ResourceType::Route,
+    ResourceType::VirtualHost,
+    ResourceType::Cluster,
+];
+
 /// The two ways of speaking xDS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
@@ -243,9 +252,8 @@ impl<'a> Order<'a> {
 
     fn leaving(&self) -> HashMap<&'a Use, Gate> {
         let mut leaving = HashMap::new();
-        // Listeners before routes before clusters: how long routes stay depends on the listeners.
-        for subscription in self.subscriptions.iter().rev().flatten() {
-            self.leaving_with(subscription, &mut leaving);
+        for users in USERS.iter().filter_map(|kind| self.of(*kind)) {
+            self.leaving_with(users, &mut leaving);
         }
         leaving
     }
@@ -325,6 +333,233 @@ impl View {
         self.is_held_back = true;
         if let Gate::Until(deadline) = gate {
             self.wake = Some(self.wake.map_or(deadline, |wake| wake.min(deadline)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::testing::*;
+    use xds_proto::resource::Resource;
+
+    const BOTH: [Protocol; 2] = [Protocol::Sotw, Protocol::Delta];
+
+    type Wanted = [(ResourceType, &'static [&'static str]); 4];
+
+    const WANTED: Wanted =
+        [(Cluster, &[]), (Endpoints, &["a", "b"]), (Listener, &[]), (Route, &["r"])];
+
+    fn world(clusters: &[&str], to: &str) -> Vec<Resource> {
+        let of = clusters.iter().flat_map(|name| [cluster(name, 0), endpoints(name, 0)]);
+        of.chain([listener("l", "r"), routes("r", to)]).collect()
+    }
+
+    fn settled(protocol: Protocol, resources: Vec<Resource>) -> Talk {
+        let mut talk = Talk::new(protocol, resources);
+        talk.settle(&WANTED);
+        talk
+    }
+
+    #[test]
+    fn a_change_of_all_types_arrives_in_order_without_waiting() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a"], "a"));
+            let next =
+                vec![routes("r", "x"), listener("l", "q"), endpoints("a", 1), cluster("a", 1)];
+            talk.publish(next);
+            assert_eq!(order_of(&talk.all()), ["CDS", "EDS", "LDS", "RDS"]);
+        }
+    }
+
+    #[test]
+    fn a_route_to_a_new_cluster_waits_until_the_client_took_cluster_and_endpoints() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a"], "a"));
+            talk.publish(world(&["a", "b"], "b"));
+            // The client asked for the endpoints of b before, so they need no request.
+            let sent = talk.all();
+            assert_eq!(order_of(&sent), ["CDS", "EDS"]);
+            talk.ack(&sent[0], &[]);
+            talk.silence();
+            talk.ack(&sent[1], &["a", "b"]);
+            assert_eq!(order_of(&talk.all()), ["RDS"]);
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_answer_does_not_hold_up_routes_for_ever() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a"], "a"));
+            talk.publish(world(&["a", "b"], "b"));
+            talk.all();
+            let wake = talk.session.wake().unwrap();
+            talk.wait(wake - talk.now());
+            assert_eq!(order_of(&talk.all()), ["RDS"]);
+        }
+    }
+
+    #[test]
+    fn a_client_may_take_a_moment_to_ask_for_the_endpoints_of_a_new_cluster() {
+        let mut talk = settled(Protocol::Delta, world(&["a"], "a"));
+        let mut next = world(&["a", "c"], "c");
+        next.push(endpoints("b", 0));
+        talk.publish(next);
+        let sent = talk.all();
+        for got in &sent {
+            talk.ack(got, &[]);
+        }
+        talk.silence();
+        talk.wait(SUBSCRIBE_TIMEOUT);
+        assert_eq!(order_of(&talk.all()), ["RDS"]);
+    }
+
+    #[test]
+    fn a_route_to_a_refused_cluster_is_held_back() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a"], "a"));
+            talk.publish(world(&["a", "b"], "b"));
+            let sent = talk.all();
+            talk.nack(&sent[0], &[], "b: no");
+            talk.ack(&sent[1], &["a", "b"]);
+            talk.wait(Duration::from_secs(60));
+            talk.silence();
+            let mut fixed = world(&["a", "b"], "b");
+            fixed[2] = cluster("b", 1);
+            talk.publish(fixed);
+            let came = talk.drain(&WANTED);
+            assert_eq!(order_of(&came).last().map(String::as_str), Some("RDS"));
+        }
+    }
+
+    #[test]
+    fn a_new_listener_waits_for_the_clusters_of_its_routes() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, vec![cluster("a", 0), endpoints("a", 0)]);
+            talk.publish(world(&["a", "b"], "b"));
+            let sent = talk.all();
+            // The routes themselves were asked for, and wait as well.
+            assert_eq!(order_of(&sent), ["CDS", "EDS"]);
+            talk.ack(&sent[0], &[]);
+            talk.ack(&sent[1], &["a", "b"]);
+            assert_eq!(order_of(&talk.all()), ["LDS", "RDS"]);
+        }
+    }
+
+    #[test]
+    fn a_cluster_leaves_after_the_client_took_the_routes_that_dropped_it() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a", "b"], "a"));
+            talk.publish(world(&["b"], "b"));
+            let sent = talk.one();
+            assert_eq!(sent.kind, Route);
+            talk.ack(&sent, &["r"]);
+            let sent = talk.one();
+            assert_eq!(sent.kind, Cluster);
+            assert_eq!(sent.removed.contains(&"a".into()), protocol == Protocol::Delta);
+            assert!(!sent.names.contains(&"a".into()));
+            talk.ack(&sent, &[]);
+            if protocol == Protocol::Delta {
+                assert_eq!(talk.one().removed, ["a"], "the endpoints go last");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cluster_leaves_in_the_end_though_the_client_does_not_answer() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a", "b"], "a"));
+            talk.publish(world(&["b"], "b"));
+            talk.all();
+            let wake = talk.session.wake().unwrap();
+            talk.wait(wake - talk.now());
+            assert_eq!(talk.all()[0].kind, Cluster);
+        }
+    }
+
+    #[test]
+    fn a_cluster_stays_as_long_as_the_routes_that_dropped_it_are_refused() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a", "b"], "a"));
+            talk.publish(world(&["b"], "b"));
+            let sent = talk.one();
+            talk.nack(&sent, &["r"], "no");
+            talk.wait(Duration::from_secs(60));
+            talk.silence();
+        }
+    }
+
+    #[test]
+    fn everything_at_once_leaves_listener_first() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a"], "a"));
+            talk.publish(vec![]);
+            let came = talk.drain(&WANTED);
+            let expected: &[&str] = match protocol {
+                Protocol::Sotw => &["LDS", "CDS"],
+                Protocol::Delta => &["LDS-", "RDS-", "CDS-", "EDS-"],
+            };
+            assert_eq!(order_of(&came), expected);
+        }
+    }
+
+    #[test]
+    fn the_endpoints_of_a_changed_cluster_are_sent_again() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a", "b"], "a"));
+            let mut next = world(&["a", "b"], "a");
+            next[0] = cluster("a", 1);
+            talk.publish(next);
+            let sent = talk.all();
+            assert_eq!(order_of(&sent), ["CDS", "EDS"]);
+            assert_eq!(sent[1].names, ["a"]);
+        }
+    }
+
+    #[test]
+    fn endpoints_come_again_for_a_client_that_resumes_with_a_cluster_that_changed() {
+        use xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+        let mut talk = Talk::new(Protocol::Delta, world(&["a"], "a"));
+        let known = |version: &str| DeltaDiscoveryRequest {
+            initial_resource_versions: [("a".to_owned(), version.to_owned())].into(),
+            ..Default::default()
+        };
+        talk.delta(Cluster, known("older"));
+        talk.wait(Duration::from_secs(1));
+        assert_eq!(talk.one().names, ["a"]);
+        let version = endpoints("a", 0).version;
+        let request = DeltaDiscoveryRequest {
+            resource_names_subscribe: vec!["a".into()],
+            ..known(version.as_str())
+        };
+        talk.delta(Endpoints, request);
+        assert_eq!(talk.one().names, ["a"]);
+    }
+
+    #[test]
+    fn endpoints_move_without_anything_else() {
+        for protocol in BOTH {
+            let mut talk = settled(protocol, world(&["a", "b"], "a"));
+            let mut next = world(&["a", "b"], "a");
+            next[1] = endpoints("a", 1);
+            talk.publish(next);
+            assert_eq!(order_of(&talk.all()), ["EDS"]);
+        }
+    }
+
+    #[test]
+    fn a_request_is_answered_with_all_that_exists_whatever_else_waits() {
+        for protocol in BOTH {
+            let mut talk = Talk::new(protocol, world(&["a"], "a"));
+            let wanted: Wanted =
+                [(Route, &["r"]), (Listener, &[]), (Endpoints, &["a"]), (Cluster, &[])];
+            for (kind, names) in wanted {
+                match protocol {
+                    Protocol::Sotw => talk.name(kind, names, None),
+                    Protocol::Delta => talk.change(kind, names, &[]),
+                }
+                assert_eq!(talk.one().kind, kind);
+            }
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::snapshot::references::Use;
 use crate::snapshot::table::{Entry, TypeTable};
 use crate::snapshot::{Published, Stamp};
 
+#[cfg(test)]
+mod property;
+
 /// How long the first answer to a client that resumes waits for the client's other requests: what
 /// may go depends on what it still uses, which it says with them.
 const RESUME_PAUSE: Duration = Duration::from_millis(20);
@@ -58,7 +61,7 @@ impl Session {
     /// Takes in what the node is due from here on.
     pub fn publish(&mut self, published: Published) {
         for subscription in self.subscriptions.iter_mut().flatten() {
-            subscription.review_refusals(published.snapshot.kind(subscription.kind));
+            subscription.review(published.snapshot.kind(subscription.kind));
         }
         self.published = Some(published);
     }
@@ -172,10 +175,7 @@ impl Session {
             subscription.is_resumed = false;
             let flight =
                 Flight { nonce: nonce.clone(), version: version.clone(), sent_at: now, changes };
-            match self.protocol {
-                Protocol::Sotw => sotw::depart(subscription, flight),
-                Protocol::Delta => subscription.depart(flight),
-            }
+            subscription.depart(flight);
         }
         Response { kind, nonce, version, resources, removed }
     }

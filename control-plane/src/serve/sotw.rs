@@ -21,13 +21,14 @@ pub fn request(
     now: Moment,
 ) {
     let nonce = &request.response_nonce;
-    // A nonce says which response the client had seen. One that is not the last is stale: the
-    // client will speak again when it has seen the last. Nonces of other streams mean nothing.
-    if !is_first && !nonce.is_empty() && *nonce != subscription.last_nonce {
-        return;
-    }
     if !is_first && !nonce.is_empty() {
+        // Nonces of other streams mean nothing: a first request answers nothing.
         answer(subscription, request, now);
+        if *nonce != subscription.last_nonce {
+            // The client had not seen the last response yet. It will speak again when it has.
+            doubt(subscription, &request.resource_names);
+            return;
+        }
     }
     let is_new = name(subscription, &request.resource_names);
     subscription.settled = None;
@@ -51,11 +52,26 @@ pub fn request(
     subscription.must_answer |= subscription.kind.is_complete_in_sotw();
 }
 
+/// A name that a stale list lacks was dropped: if the next list has it again, it is sent again.
+fn doubt(subscription: &mut Subscription, names: &[String]) {
+    let dropped = subscription.names.iter().filter(|name| !names.iter().any(|n| **n == ***name));
+    let dropped: Vec<_> = dropped.cloned().collect();
+    subscription.owed.extend(dropped);
+}
+
 fn answer(subscription: &mut Subscription, request: &DiscoveryRequest, now: Moment) {
-    let Some(flight) = subscription.flights.pop_back() else { return };
-    match &request.error_detail {
-        Some(error) => subscription.nack(flight, &error.message, now),
-        None => subscription.ack(flight, now),
+    let is_answered = |flight: &Flight| flight.nonce == request.response_nonce;
+    let Some(place) = subscription.flights.iter().position(is_answered) else { return };
+    let later = subscription.flights.split_off(place + 1);
+    let answered = subscription.flights.pop_back();
+    // A client that answers a later response has taken the earlier ones.
+    for flight in std::mem::replace(&mut subscription.flights, later) {
+        subscription.ack(flight, now);
+    }
+    match (answered, &request.error_detail) {
+        (Some(flight), Some(error)) => subscription.nack(flight, &error.message, now),
+        (Some(flight), None) => subscription.ack(flight, now),
+        (None, _) => {}
     }
 }
 
@@ -107,10 +123,11 @@ fn due_whole(subscription: &Subscription, view: &View, table: &TypeTable) -> Opt
         subscription.owed.contains(&entry.name)
             || subscription.expected(&entry.name).is_none_or(|held| held.version != entry.version)
     };
-    let is_due = subscription.must_answer
-        || view.entries.iter().any(|entry| changed(entry))
-        || subscription.expected_names().iter().any(|name| view.get(name).is_none());
-    if !is_due {
+    let mut gone: BTreeSet<Arc<str>> = subscription.owed.clone();
+    gone.extend(subscription.expected_names());
+    gone.retain(|name| view.get(name).is_none());
+    let has_news = !gone.is_empty() || view.entries.iter().any(|entry| changed(entry));
+    if !has_news && !subscription.must_answer {
         return None;
     }
     let mut whole = view.entries.clone();
@@ -125,8 +142,7 @@ fn due_whole(subscription: &Subscription, view: &View, table: &TypeTable) -> Opt
         }
     }
     let version = if view.is_held_back { version_of(&whole) } else { table.version().clone() };
-    let gone = subscription.expected_names().into_iter().filter(|name| view.get(name).is_none());
-    let mut changes: Vec<Change> = gone.map(Change::Gone).collect();
+    let mut changes: Vec<Change> = gone.into_iter().map(Change::Gone).collect();
     changes.extend(whole.iter().filter(|entry| changed(entry)).cloned().map(Change::Set));
     changes.sort_by(|a, b| a.name().cmp(b.name()));
     let resources = whole.iter().map(|entry| entry.any()).collect();
@@ -159,16 +175,169 @@ fn due_part(subscription: &mut Subscription, view: &View, table: &TypeTable) -> 
     Some(Draft { version: table.version().clone(), resources, removed: Vec::new(), changes })
 }
 
-/// Notes that a response left. Only the last nonce counts, so an earlier response that was not
-/// answered is answered together with this one.
-pub fn depart(subscription: &mut Subscription, mut flight: Flight) {
-    while let Some(earlier) = subscription.flights.pop_back() {
-        let news: BTreeSet<Arc<str>> =
-            flight.changes.iter().map(|change| change.name().clone()).collect();
-        flight
-            .changes
-            .extend(earlier.changes.into_iter().filter(|change| !news.contains(change.name())));
-        flight.changes.sort_by(|a, b| a.name().cmp(b.name()));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::order::Protocol;
+    use crate::serve::testing::*;
+
+    fn talk(resources: Vec<xds_proto::resource::Resource>) -> Talk {
+        Talk::new(Protocol::Sotw, resources)
     }
-    subscription.depart(flight);
+
+    #[test]
+    fn an_empty_first_list_means_everything_and_an_empty_later_one_nothing() {
+        let mut talk = talk(vec![cluster("a", 0), cluster("b", 0)]);
+        talk.name(Cluster, &[], None);
+        let got = talk.one();
+        assert_eq!(got.names, ["a", "b"]);
+        talk.name(Cluster, &["*", "a"], Some(&got));
+        let got = talk.one();
+        assert_eq!(got.names, ["a", "b"]);
+        talk.name(Cluster, &["a"], Some(&got));
+        talk.silence();
+        talk.name(Cluster, &[], Some(&got));
+        talk.publish(vec![cluster("a", 1), cluster("b", 1)]);
+        talk.silence();
+    }
+
+    #[test]
+    fn a_wildcard_with_nothing_behind_it_is_answered() {
+        let mut talk = talk(vec![]);
+        talk.name(Listener, &[], None);
+        assert!(talk.one().names.is_empty());
+    }
+
+    #[test]
+    fn every_list_of_clusters_is_complete_and_a_missing_one_is_gone() {
+        let mut talk = talk(vec![cluster("a", 0), cluster("b", 0)]);
+        talk.settle(&[(Cluster, &[])]);
+        talk.publish(vec![cluster("a", 1), cluster("b", 0)]);
+        let got = talk.one();
+        assert_eq!(got.names, ["a", "b"]);
+        talk.ack(&got, &[]);
+        talk.publish(vec![]);
+        assert!(talk.one().names.is_empty());
+    }
+
+    #[test]
+    fn of_routes_and_endpoints_only_what_changed_is_sent() {
+        let mut talk = talk(vec![endpoints("a", 0), endpoints("b", 0), endpoints("c", 0)]);
+        talk.settle(&[(Endpoints, &["a", "b"])]);
+        talk.publish(vec![endpoints("a", 1), endpoints("b", 0), endpoints("c", 1)]);
+        let got = talk.one();
+        assert_eq!(got.names, ["a"]);
+        talk.ack(&got, &["a", "b"]);
+        talk.publish(vec![endpoints("a", 1)]);
+        talk.silence();
+        talk.publish(vec![endpoints("a", 1), endpoints("b", 0)]);
+        assert_eq!(talk.one().names, ["b"], "gone and back again is news");
+    }
+
+    #[test]
+    fn a_new_name_is_answered_at_once_with_an_unchanged_version() {
+        let mut talk = talk(vec![endpoints("a", 0), endpoints("b", 0)]);
+        talk.name(Endpoints, &["a"], None);
+        let got = talk.one();
+        talk.name(Endpoints, &["a", "b"], Some(&got));
+        assert_eq!(talk.one().names, ["b"]);
+    }
+
+    #[test]
+    fn a_name_that_was_dropped_and_comes_back_is_sent_again() {
+        let mut talk = talk(vec![endpoints("a", 0), endpoints("b", 0)]);
+        talk.name(Endpoints, &["a", "b"], None);
+        let got = talk.one();
+        talk.name(Endpoints, &["a"], Some(&got));
+        talk.silence();
+        talk.name(Endpoints, &["a", "b"], Some(&got));
+        assert_eq!(talk.one().names, ["b"]);
+    }
+
+    #[test]
+    fn a_name_without_a_resource_is_remembered() {
+        let mut talk = talk(vec![]);
+        talk.name(Route, &["r"], None);
+        talk.silence();
+        talk.publish(vec![routes("r", "c")]);
+        assert_eq!(talk.one().names, ["r"]);
+    }
+
+    #[test]
+    fn a_stale_nonce_is_not_heard() {
+        let mut talk = talk(vec![endpoints("a", 0), endpoints("b", 0)]);
+        talk.name(Endpoints, &["a"], None);
+        let first = talk.one();
+        talk.ack(&first, &["a"]);
+        talk.publish(vec![endpoints("a", 1), endpoints("b", 0)]);
+        let second = talk.one();
+        talk.name(Endpoints, &["a", "b"], Some(&first));
+        talk.silence();
+        talk.name(Endpoints, &["a", "b"], Some(&second));
+        assert_eq!(talk.one().names, ["b"]);
+    }
+
+    #[test]
+    fn a_refused_version_is_not_sent_again_and_the_next_one_is() {
+        let mut talk = talk(vec![cluster("a", 0)]);
+        talk.settle(&[(Cluster, &[])]);
+        talk.publish(vec![cluster("a", 1)]);
+        let got = talk.one();
+        talk.nack(&got, &[], "no");
+        talk.silence();
+        talk.publish(vec![cluster("a", 2)]);
+        assert_eq!(talk.one().names, ["a"]);
+    }
+
+    #[test]
+    fn a_refused_resource_stays_at_its_last_good_version_while_others_move_on() {
+        let mut talk = talk(vec![cluster("a", 0), cluster("b", 0)]);
+        talk.settle(&[(Cluster, &[])]);
+        talk.publish(vec![cluster("a", 1), cluster("b", 1)]);
+        let got = talk.one();
+        talk.nack(&got, &[], "Error adding/updating cluster(s) a: no");
+        talk.silence();
+        talk.publish(vec![cluster("a", 1), cluster("b", 2)]);
+        let got = talk.one();
+        let version = |resource: xds_proto::resource::Resource| Some(resource.version.to_string());
+        assert_eq!(got.resources["a"], version(cluster("a", 0)));
+        assert_eq!(got.resources["b"], version(cluster("b", 2)));
+    }
+
+    #[test]
+    fn a_refusal_that_changes_the_names_is_honoured() {
+        let mut talk = talk(vec![endpoints("a", 0), endpoints("b", 0)]);
+        talk.name(Endpoints, &["a"], None);
+        let got = talk.one();
+        talk.nack(&got, &["a", "b"], "no");
+        assert_eq!(talk.one().names, ["b"]);
+    }
+
+    #[test]
+    fn a_client_that_comes_back_with_the_present_version_of_everything_is_sent_nothing() {
+        let mut talk = talk(vec![cluster("a", 0)]);
+        talk.name(Cluster, &[], None);
+        let got = talk.one();
+        talk.reconnect();
+        let request = DiscoveryRequest { version_info: got.version, ..Default::default() };
+        talk.sotw(Cluster, request);
+        talk.wait(std::time::Duration::from_secs(1));
+        talk.silence();
+        talk.publish(vec![cluster("a", 1)]);
+        assert_eq!(talk.one().names, ["a"]);
+    }
+
+    #[test]
+    fn changes_are_merged_while_an_answer_is_awaited() {
+        let mut talk = talk(vec![cluster("a", 0)]);
+        talk.name(Cluster, &[], None);
+        let got = talk.one();
+        for version in 1..50 {
+            talk.publish(vec![cluster("a", version)]);
+            talk.silence();
+        }
+        talk.ack(&got, &[]);
+        let got = talk.one();
+        assert_eq!(got.resources["a"], Some(cluster("a", 49).version.to_string()));
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
@@ -208,7 +208,7 @@ impl<W: Wire> Stream<W> {
                         self.receive(&request)?;
                         is_dirty = true;
                     }
-                    Ok(None) => return Ok(()),
+                    Ok(None) => return self.finish().await,
                     Err(status) => return Err(status),
                 },
                 published = changed.changed() => {
@@ -239,6 +239,17 @@ impl<W: Wire> Stream<W> {
                 }
             }
         }
+    }
+
+    /// A client that asks once and half-closes still gets its answer.
+    async fn finish(&mut self) -> Result<(), Status> {
+        while let Some(response) = self.session.next(Instant::now()) {
+            let message = self.message(response);
+            if timeout(WRITE_DEADLINE, self.outbound.send(Ok(message))).await.is_err() {
+                return Err(Status::deadline_exceeded("responses are not being read"));
+            }
+        }
+        Ok(())
     }
 
     /// When to look again if nothing happens.

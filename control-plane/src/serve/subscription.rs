@@ -96,6 +96,9 @@ pub struct Refusal {
     pub version: Version,
     /// The client named the resource. Otherwise it is one of several that may be meant.
     pub is_named: bool,
+    /// We do not know what the client has instead: whether it took it after all, or what it
+    /// brought along.
+    pub is_unsure: bool,
 }
 
 impl Subscription {
@@ -156,16 +159,13 @@ impl Subscription {
 
     /// Forgets everything about resources that the client no longer wants.
     pub fn forget_uncovered(&mut self) {
-        let Self { is_wildcard, names, held, owed, refused, flights, .. } = self;
+        let Self { is_wildcard, names, held, owed, refused, .. } = self;
         if *is_wildcard {
             return;
         }
         held.retain(|entry| names.contains(&entry.name));
         owed.retain(|name| names.contains(name));
         refused.retain(|name, _| names.contains(name));
-        for flight in flights {
-            flight.changes.retain(|change| names.contains(change.name()));
-        }
         self.clear_nack();
     }
 
@@ -207,12 +207,21 @@ impl Subscription {
     /// The client refused a response. What its text does not blame, it took: clients apply the
     /// good resources of a response and report the bad ones.
     pub fn nack(&mut self, flight: Flight, text: &str, now: Moment) {
-        let sets: Vec<Arc<str>> = flight.changes.iter().filter_map(set_name).collect();
-        let (blamed, is_named) = blame::blamed(&sets, text);
+        self.settled = None;
+        let is_moot = |change: &Change| !self.covers(change.name());
+        if !flight.changes.is_empty() && flight.changes.iter().all(is_moot) {
+            return;
+        }
+        // What it has taken before, in this very version, is not to blame.
+        let news = flight.changes.iter().filter_map(|change| self.news(change)).collect::<Vec<_>>();
+        let (blamed, is_named) = blame::blamed(&news, text);
         for change in flight.changes {
             match &change {
+                Change::Set(entry) if !self.covers(&entry.name) => {}
                 Change::Set(entry) if blamed.contains(&entry.name) => {
-                    let refusal = Refusal { version: entry.version.clone(), is_named };
+                    let is_unsure = !is_named || self.held.get(&entry.name).is_none();
+                    let version = entry.version.clone();
+                    let refusal = Refusal { version, is_named, is_unsure };
                     self.refused.insert(entry.name.clone(), refusal);
                 }
                 Change::Set(_) | Change::Gone(_) => self.take(change),
@@ -226,24 +235,32 @@ impl Subscription {
             since: earlier.as_ref().map_or(now.time, |nack| nack.since),
             tries: earlier.map_or(1, |nack| nack.tries + 1),
         });
-        self.settled = None;
     }
 
-    /// Drops refusals that a new table has made void.
-    pub fn review_refusals(&mut self, table: &TypeTable) {
-        if self.refused.is_empty() {
-            return;
-        }
-        let held = &self.held;
-        self.refused.retain(|name, _| {
+    /// Looks at a new table: what the client brought along may be known now, and refusals void.
+    pub fn review(&mut self, table: &TypeTable) {
+        self.held.recognize(table);
+        let Self { held, refused, owed, .. } = self;
+        refused.retain(|name, refusal| {
             let due = table.get(name).map(|entry| &entry.version);
-            due.is_some() && due != held.get(name).map(|entry| &entry.version)
+            let is_open = due.is_some() && due != held.get(name).map(|entry| &entry.version);
+            if !is_open && refusal.is_unsure {
+                owed.insert(name.clone());
+            }
+            is_open
         });
         self.clear_nack();
     }
 
+    fn news(&self, change: &Change) -> Option<Arc<str>> {
+        let Change::Set(entry) = change else { return None };
+        let held = self.held.get(&entry.name);
+        held.is_none_or(|held| held.version != entry.version).then(|| entry.name.clone())
+    }
+
     fn take(&mut self, change: Change) {
         match change {
+            Change::Set(entry) if !self.covers(&entry.name) => {}
             Change::Set(entry) => self.held.insert(entry),
             Change::Gone(name) => self.held.remove(&name),
         }
@@ -260,12 +277,5 @@ impl Flight {
     /// Until when an answer is waited for.
     pub fn deadline(&self) -> Instant {
         self.sent_at + ACK_TIMEOUT
-    }
-}
-
-fn set_name(change: &Change) -> Option<Arc<str>> {
-    match change {
-        Change::Set(entry) => Some(entry.name.clone()),
-        Change::Gone(_) => None,
     }
 }
