@@ -31,8 +31,7 @@ pub(crate) fn regex_rewrite(
     fields!(message: matcher::RegexMatchAndSubstitute,
         read: [pattern, substitution], ignore: [], refuse: []);
     let pattern = required(pattern, "pattern")?;
-    let pattern = required_text(pattern.regex, "regex").at("pattern")?;
-    RegexRewrite::compile(&pattern, &substitution).at("pattern")
+    RegexRewrite::compile(&pattern.regex, &substitution)
 }
 
 /// A text to compare with.

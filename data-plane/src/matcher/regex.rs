@@ -3,7 +3,7 @@
 //! Both engines are of one family: linear time, no look-around, no back-references. Where their
 //! syntax parts, [`translate`] says in this crate's words what RE2 would have understood.
 
-use xds_proto::field::FieldError;
+use xds_proto::field::{At, FieldError};
 
 /// The size of a compiled expression; a bad one costs at most this.
 const SIZE_MAX: usize = 1 << 20;
@@ -64,12 +64,18 @@ impl RegexRewrite {
     /// # Errors
     /// As [`Regex::compile`]; and when the substitution names a group that is not there.
     pub fn compile(pattern: &str, substitution: &str) -> Result<Self, FieldError> {
-        let regex = ::regex::RegexBuilder::new(&translate(pattern)?)
-            .size_limit(SIZE_MAX)
-            .dfa_size_limit(SIZE_MAX)
-            .build()
-            .map_err(|error| refused(&error))?;
-        let substitution = convert_substitution(substitution, regex.captures_len())?.into();
+        let regex = translate(pattern)
+            .and_then(|pattern| {
+                ::regex::RegexBuilder::new(&pattern)
+                    .size_limit(SIZE_MAX)
+                    .dfa_size_limit(SIZE_MAX)
+                    .build()
+                    .map_err(|error| refused(&error))
+            })
+            .at("regex")
+            .at("pattern")?;
+        let substitution =
+            convert_substitution(substitution, regex.captures_len()).at("substitution")?.into();
         Ok(Self { regex, substitution })
     }
 
@@ -88,9 +94,7 @@ fn convert_substitution(text: &str, groups: usize) -> Result<String, FieldError>
             ('\\', Some('\\')) => converted.push('\\'),
             ('\\', Some(digit @ '0'..='9')) => {
                 if usize::try_from(u32::from(digit) - u32::from('0')).is_ok_and(|n| n >= groups) {
-                    return Err(FieldError::invalid(format!(
-                        "substitution: the pattern has no group {digit}"
-                    )));
+                    return Err(FieldError::invalid(format!("the pattern has no group {digit}")));
                 }
                 converted.push_str("${");
                 converted.push(digit);
@@ -98,7 +102,7 @@ fn convert_substitution(text: &str, groups: usize) -> Result<String, FieldError>
             }
             ('\\', _) => {
                 return Err(FieldError::invalid(
-                    "substitution: a backslash stands before a digit or a backslash",
+                    "a backslash stands before a digit or a backslash",
                 ));
             }
             ('$', _) => converted.push_str("$$"),

@@ -381,3 +381,113 @@ fn direct(
     let content_type = (!body.is_empty()).then(|| HeaderValue::from_static("text/plain"));
     Ok(DirectResponse { status, body, content_type })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use xds_proto::json;
+
+    use super::*;
+
+    fn compiled(yaml: &str) -> Result<Action, String> {
+        let mut around = Surroundings {
+            clusters: HashMap::new(),
+            cluster_names: Vec::new(),
+            retry: None,
+            body_bytes_max: 4,
+        };
+        let message: route::Route = json::from_yaml(&format!("{{{yaml}}}")).unwrap();
+        compile(message.action.unwrap(), &mut around).map_err(|error| error.to_string())
+    }
+
+    fn forward(yaml: &str) -> Forward {
+        match compiled(&format!("route: {{cluster: a, {yaml}}}")) {
+            Ok(Action::Forward(forward)) => *forward,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn unset_fields_mean_what_envoy_says() {
+        let unset = forward("");
+        assert_eq!(unset.timeout, Some(Duration::from_secs(15)));
+        assert_eq!(unset.idle_timeout, Limit::Inherited);
+        assert_eq!(unset.max_stream_duration, Limit::Inherited);
+        assert_eq!(unset.cluster_not_found, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(unset.retry.is_none() && unset.grpc_timeout.is_none());
+        assert_eq!(unset.allows_upgrade("websocket"), None);
+    }
+
+    #[test]
+    fn zero_turns_a_limit_off() {
+        let off = forward(
+            "timeout: 0s, idle_timeout: 0s, max_stream_duration: {max_stream_duration: 0s,
+             grpc_timeout_header_max: 0s, grpc_timeout_header_offset: 1s}",
+        );
+        assert_eq!(off.timeout, None);
+        assert_eq!((off.idle_timeout, off.max_stream_duration), (Limit::Off, Limit::Off));
+        let offset = Duration::from_secs(1);
+        assert_eq!(off.grpc_timeout, Some(GrpcTimeout { max: None, offset }));
+        assert_eq!(forward("idle_timeout: 2s").idle_timeout, Limit::After(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn upgrades_are_on_or_off_by_protocol() {
+        let forward = forward(
+            "upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: h2c, enabled: false}]",
+        );
+        assert_eq!(forward.allows_upgrade("WebSocket"), Some(true));
+        assert_eq!(forward.allows_upgrade("h2c"), Some(false));
+        assert_eq!(forward.allows_upgrade("other"), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (yaml, want) in [
+            ("route: {}", "route.cluster_specifier: required"),
+            ("route: {cluster: ''}", "route.cluster: required"),
+            (
+                "route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}",
+                "route.weighted_clusters.clusters: the sum of weights must be greater than 0",
+            ),
+            (
+                "route: {weighted_clusters: {clusters: [{name: a}]}}",
+                "route.weighted_clusters.clusters[0].weight: required",
+            ),
+            (
+                "route: {weighted_clusters: {clusters: [{name: a, weight: 4294967295}, {name: b, weight: 1}]}}",
+                "route.weighted_clusters.clusters: the sum of weights must be below 2^32",
+            ),
+            (
+                "route: {cluster: a, prefix_rewrite: /x, regex_rewrite: {}}",
+                "route: only one of prefix_rewrite, regex_rewrite and path_rewrite may be set",
+            ),
+            (
+                "route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\\1'}}",
+                "route.regex_rewrite.substitution: the pattern has no group 1",
+            ),
+            ("route: {cluster: a, hash_policy: [{}]}", "route.hash_policy: not supported"),
+            (
+                "route: {cluster: a, path_rewrite_policy: {name: x}}",
+                "route.path_rewrite_policy: not supported",
+            ),
+            (
+                "route: {cluster: a, upgrade_configs: [{upgrade_type: CONNECT}]}",
+                "route.upgrade_configs[0].upgrade_type: not supported",
+            ),
+            ("redirect: {port_redirect: 65536}", "redirect.port_redirect: must be at most 65535"),
+            (
+                "direct_response: {status: 99}",
+                "direct_response.status: must be between 200 and 599",
+            ),
+            (
+                "direct_response: {status: 200, body: {inline_string: hello}}",
+                "direct_response.body: has 5 bytes, max_direct_response_body_size_bytes allows 4",
+            ),
+            ("non_forwarding_action: {}", "non_forwarding_action: not supported"),
+        ] {
+            assert_eq!(compiled(yaml).unwrap_err(), want);
+        }
+    }
+}

@@ -70,3 +70,44 @@ fn fraction(message: RuntimeFractionalPercent) -> Result<u32, FieldError> {
         read: [default_value], ignore: [runtime_key], refuse: []);
     millionths(&required(default_value, "default_value")?).at("default_value")
 }
+
+#[cfg(test)]
+mod tests {
+    use xds_proto::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (yaml, want) in [
+            ("{}", "path_specifier: required"),
+            (
+                "{path_separated_prefix: /a/}",
+                "path_separated_prefix: must have two characters, no ? or #, and not end with /",
+            ),
+            (
+                "{safe_regex: {regex: '/a(?=b)'}}",
+                "safe_regex.regex: not a valid RE2 expression: look-around, including look-ahead \
+                 and look-behind, is not supported",
+            ),
+            ("{connect_matcher: {}}", "connect_matcher: not supported"),
+            ("{path_match_policy: {name: x}}", "path_match_policy: not supported"),
+            ("{prefix: /, tls_context: {}}", "tls_context: not supported"),
+            ("{prefix: /, dynamic_metadata: [{}]}", "dynamic_metadata: not supported"),
+            ("{prefix: /, filter_state: [{}]}", "filter_state: not supported"),
+            ("{prefix: /, headers: [{name: ''}]}", "headers[0].name: required"),
+            ("{prefix: /, runtime_fraction: {}}", "runtime_fraction.default_value: required"),
+        ] {
+            let error = compile(json::from_yaml(yaml).unwrap()).unwrap_err();
+            assert_eq!(error.to_string(), want);
+        }
+    }
+
+    #[test]
+    fn a_path_without_case_is_kept_in_lower_case() {
+        let yaml = "{prefix: /Ab, case_sensitive: false}";
+        let condition = compile(json::from_yaml(yaml).unwrap()).unwrap();
+        assert_eq!((&*condition.path.text, condition.path.case_sensitive), ("/ab", false));
+        assert!(condition.rest.is_none());
+    }
+}
