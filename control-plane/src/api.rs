@@ -20,8 +20,9 @@ use crate::finding::{Finding, codes};
 use crate::fleet::Fleet;
 use crate::pipeline::build::findings;
 use crate::pipeline::{Pipeline, Release};
+use crate::source::directory::{FILE_ANNOTATION, file_of};
 use crate::store::Store;
-use crate::store::change::{Change, Committed, StoreError};
+use crate::store::change::{Action, Change, Committed, StoreError, Write};
 use crate::store::state::State;
 
 pub mod apply;
@@ -125,6 +126,7 @@ impl Api {
     where
         F: Fn(&State) -> Result<(), StoreError> + Send + 'static,
     {
+        self.keep_files(&change)?;
         let api = self.clone();
         match spawn_blocking(move || api.store.commit_checked(&change, &check)).await {
             Ok(committed) => Ok(committed?),
@@ -138,6 +140,32 @@ impl Api {
 }
 
 impl Api {
+    /// Refuses writes of objects that stand in files: the files would win again.
+    fn keep_files(&self, change: &Change) -> Result<(), Refusal> {
+        let state = self.store.state();
+        for Write { key, action, .. } in &change.writes {
+            let stored = state.objects.get(key).and_then(|object| file_of(&object.value));
+            let file = match (action, stored) {
+                (Action::Status(_), _) => continue,
+                (_, Some(file)) => file,
+                (Action::Put(value), None) => match file_of(value) {
+                    Some(_) => {
+                        let detail = format!("{key}: {FILE_ANNOTATION} is for the server to set");
+                        return Err(Refusal::bad_request(detail).about(key.kind, &key.name));
+                    }
+                    None => continue,
+                },
+                (Action::Delete, None) => continue,
+            };
+            let detail = format!("{key} stands in {file}; change it there");
+            return Err(Refusal::new(StatusCode::CONFLICT, codes::FILE_OWNED, detail)
+                .about(key.kind, &key.name)
+                .fact("object", key.to_string())
+                .fact("file", file));
+        }
+        Ok(())
+    }
+
     /// What is wrong between the objects of a state, worked out where it keeps nobody waiting.
     async fn findings(&self, state: Arc<State>) -> Vec<Finding> {
         spawn_blocking(move || findings(&state)).await.unwrap_or_default()

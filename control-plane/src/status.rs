@@ -2,10 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use xds_proto::resource::ResourceType;
 
-use crate::translate::draft::{Owners, StatusDraft};
+use crate::model::gatewayclass::CONTROLLER;
+use crate::translate::PROGRAMMED;
+use crate::translate::draft::{
+    Condition, DraftBody, GatewayDraft, ListenerDraft, ObjectRef, Owners, ParentDraft, StatusDraft,
+};
+
+mod conditions;
+
+use conditions::Writer;
 
 /// What the proxies of a fleet have said of what was sent to them last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,7 +33,7 @@ pub struct FleetState {
 pub struct Nack {
     /// The proxy.
     pub node: String,
-    /// The type of what it refused.
+    /// The type of what it refused; none when that is not known.
     pub resource_type: Option<ResourceType>,
     /// The name of what it refused, when it said so; else all of that type are meant.
     pub resource: Option<String>,
@@ -44,11 +52,187 @@ pub struct Circumstances<'a> {
     pub now: &'a str,
 }
 
-/// The status to write for an object that now has `previous`; none when nothing changes.
+/// The status to write for an object that has `previous`; none when that says the same already.
+///
+/// A `Programmed` that was true of this generation stays so while the fleet takes up something
+/// else; it turns false when a proxy refuses it or none is left.
 pub fn complete(
-    _draft: &StatusDraft,
-    _previous: Option<&Value>,
-    _circumstances: Circumstances<'_>,
+    draft: &StatusDraft,
+    previous: Option<&Value>,
+    circumstances: Circumstances<'_>,
 ) -> Option<Value> {
-    None
+    let previous = previous.unwrap_or(&Value::Null);
+    let writer = Writer { generation: draft.generation, now: circumstances.now };
+    let status = match &draft.body {
+        DraftBody::Plain(conditions) => {
+            let mut status = previous.as_object().cloned().unwrap_or_default();
+            let written = writer.write(conditions, &previous["conditions"]);
+            status.insert("conditions".to_owned(), written);
+            Value::Object(status)
+        }
+        DraftBody::Gateway(gateway) => {
+            let state = State::of(&draft.object, &gateway.fleet, circumstances);
+            gateway_status(gateway, previous, &writer, &state)
+        }
+        DraftBody::Route(parents) => {
+            route_status(&draft.object, parents, previous, (&writer, circumstances))
+        }
+    };
+    (status != *previous).then_some(status)
 }
+
+/// What a fleet says of one object.
+struct State<'a> {
+    fleet: &'a str,
+    state: Option<&'a FleetState>,
+    /// Refusals that concern the object.
+    nacks: Vec<&'a Nack>,
+}
+
+impl<'a> State<'a> {
+    fn of(object: &ObjectRef, fleet: &'a str, circumstances: Circumstances<'a>) -> Self {
+        let state = circumstances.fleets.get(fleet);
+        let concerns = |nack: &&Nack| is_about(nack, object, circumstances.owners);
+        let nacks = state.map(|state| state.nacks.iter().filter(concerns).collect());
+        Self { fleet, state, nacks: nacks.unwrap_or_default() }
+    }
+
+    /// Whether the fleet has it, as a condition of this type that now is `previous`.
+    fn condition(
+        &self,
+        condition_type: &'static str,
+        refused: &'static str,
+        was_programmed: bool,
+    ) -> Condition {
+        let fails = |reason, message| Condition::fails(condition_type, reason, message);
+        let Some(state) = self.state.filter(|state| state.connected > 0) else {
+            return fails("Pending", format!("no proxy of fleet {} is connected", self.fleet));
+        };
+        if let Some(first) = self.nacks.first() {
+            let mut nodes: Vec<&str> = self.nacks.iter().map(|nack| nack.node.as_str()).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            let (count, all) = (nodes.len(), state.connected.max(nodes.len()));
+            let message = format!("{count} of {all} proxies refused it: {}", first.text);
+            return fails(refused, message);
+        }
+        if state.acknowledged >= state.connected || was_programmed {
+            return Condition {
+                condition_type,
+                holds: true,
+                reason: "Programmed",
+                message: String::new(),
+            };
+        }
+        fails("Pending", format!("not every proxy of fleet {} has acknowledged it", self.fleet))
+    }
+}
+
+/// Whether a refusal concerns an object: it made what was refused, or nobody knows what that was.
+fn is_about(nack: &Nack, object: &ObjectRef, owners: &Owners) -> bool {
+    let mut found = false;
+    for ((resource_type, name), makers) in owners {
+        let is_meant = nack.resource_type.is_none_or(|wanted| wanted == *resource_type)
+            && nack.resource.as_ref().is_none_or(|wanted| **wanted == **name);
+        if is_meant && makers.contains(object) {
+            return true;
+        }
+        found |= is_meant;
+    }
+    // A name that nothing of ours has: the proxy means something, and all are told.
+    !found
+}
+
+fn gateway_status(
+    draft: &GatewayDraft,
+    previous: &Value,
+    writer: &Writer<'_>,
+    state: &State<'_>,
+) -> Value {
+    let with_programmed = |conditions: &[Condition], previous: &Value| {
+        let mut conditions = conditions.to_vec();
+        if !conditions.iter().any(|condition| condition.condition_type == "Programmed") {
+            let was = writer.was_true("Programmed", previous);
+            conditions.push(state.condition("Programmed", "Invalid", was));
+        }
+        writer.write(&conditions, previous)
+    };
+    let mut status = previous.as_object().cloned().unwrap_or_default();
+    let conditions = with_programmed(&draft.conditions, &previous["conditions"]);
+    let listeners = draft.listeners.iter().map(|listener| {
+        let previous = named(&previous["listeners"], &listener.name);
+        let conditions = with_programmed(&listener.conditions, &previous["conditions"]);
+        listener_status(listener, conditions)
+    });
+    let listeners: Vec<Value> = listeners.collect();
+    put_addresses(&mut status, draft, state);
+    status.insert("conditions".to_owned(), conditions);
+    status.insert("listeners".to_owned(), listeners.into());
+    Value::Object(status)
+}
+
+fn put_addresses(status: &mut Map<String, Value>, draft: &GatewayDraft, state: &State<'_>) {
+    let of_fleet = state.state.map(|state| state.addresses.as_slice()).unwrap_or_default();
+    let addresses = if draft.addresses.is_empty() { of_fleet } else { &draft.addresses };
+    if addresses.is_empty() {
+        status.shift_remove("addresses");
+        return;
+    }
+    let entry = |address: &String| json!({"type": "IPAddress", "value": address});
+    status.insert("addresses".to_owned(), addresses.iter().map(entry).collect());
+}
+
+fn listener_status(draft: &ListenerDraft, conditions: Value) -> Value {
+    let kinds = draft.supported_kinds.iter();
+    let kinds: Vec<Value> =
+        kinds.map(|kind| json!({"group": "gateway.networking.k8s.io", "kind": kind})).collect();
+    json!({
+        "name": draft.name,
+        "supportedKinds": kinds,
+        "attachedRoutes": draft.attached_routes,
+        "conditions": conditions,
+    })
+}
+
+/// The entry of a list with this name.
+fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
+    let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    entries.iter().find(|entry| entry["name"] == name).unwrap_or(&Value::Null)
+}
+
+/// Entries of other controllers stay as they are, before ours.
+fn route_status(
+    object: &ObjectRef,
+    parents: &[ParentDraft],
+    previous: &Value,
+    (writer, circumstances): (&Writer<'_>, Circumstances<'_>),
+) -> Value {
+    let before = previous["parents"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_ours = |entry: &Value| entry["controllerName"] == CONTROLLER;
+    let mut entries: Vec<Value> = before.iter().filter(|entry| !is_ours(entry)).cloned().collect();
+    for parent in parents {
+        let previous = before
+            .iter()
+            .find(|entry| is_ours(entry) && entry["parentRef"] == parent.parent_ref)
+            .unwrap_or(&Value::Null);
+        let mut conditions = parent.conditions.clone();
+        if let Some(fleet) = &parent.fleet {
+            let was = writer.was_true(PROGRAMMED, &previous["conditions"]);
+            let state = State::of(object, fleet, circumstances);
+            conditions.push(state.condition(PROGRAMMED, "NACKed", was));
+        }
+        entries.push(json!({
+            "parentRef": parent.parent_ref,
+            "controllerName": CONTROLLER,
+            "conditions": writer.write(&conditions, &previous["conditions"]),
+        }));
+    }
+    let mut status = previous.as_object().cloned().unwrap_or_default();
+    status.insert("parents".to_owned(), entries.into());
+    Value::Object(status)
+}
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;

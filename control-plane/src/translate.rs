@@ -7,9 +7,30 @@ use xds_proto::resource::Resource;
 use crate::finding::Finding;
 use crate::model::Model;
 
+mod ports;
+mod output;
+mod statuses;
+mod tables;
+mod actions;
+mod attachment;
+mod rules;
+mod gateways;
+mod references;
+mod listener;
+mod cluster;
+mod filters;
+mod matches;
+mod hostname;
+mod problem;
 pub mod draft;
+mod envoy;
 
-use draft::{Owners, StatusDraft};
+use draft::{DraftBody, ObjectRef, Owners, StatusDraft};
+use output::Output;
+use references::Referrer;
+use tables::Plans;
+
+pub use attachment::PROGRAMMED;
 
 /// What a model amounts to.
 #[derive(Debug, Clone, Default)]
@@ -26,5 +47,45 @@ pub struct Translation {
 
 /// Translates a model. Equal models give equal translations.
 pub fn translate(model: &Model) -> Translation {
-    Translation { findings: model.unreadable.clone(), ..Translation::default() }
+    let mut findings = model.unreadable.clone();
+    let mut gateways = gateways::plan(model, &mut findings);
+    let plans: Plans<'_> = model
+        .routes
+        .iter()
+        .map(|(place, route)| {
+            let referrer = Referrer { model, kind: "HTTPRoute", namespace: &place.namespace };
+            (place.clone(), rules::plan(route, referrer))
+        })
+        .collect();
+    let mut routes = Vec::new();
+    for (place, plan) in &plans {
+        let parents = attachment::attach(model, plan, &mut gateways, &mut findings);
+        routes.push(StatusDraft {
+            object: ObjectRef::new("HTTPRoute", place.clone()),
+            generation: plan.route.metadata.generation,
+            body: DraftBody::Route(parents),
+        });
+    }
+    let mut output = Output::default();
+    ports::emit(model, &gateways.ours, &plans, &mut output, &mut findings);
+    output.add_backends(model);
+    let (fleets, owners, failures) = output.finish();
+    findings.extend(failures);
+    sort(&mut findings);
+    let statuses = statuses::classes(model)
+        .chain(statuses::backends(model))
+        .chain(gateways.ours.iter().map(statuses::gateway))
+        .chain(routes)
+        .collect();
+    Translation { fleets, statuses, findings, owners }
+}
+
+/// Errors first, then by object and field; what two tables say alike is said once.
+fn sort(findings: &mut Vec<Finding>) {
+    findings.sort_by(|a, b| {
+        let key = |finding: &Finding| (finding.severity, finding.object.clone());
+        let place = |finding: &Finding| (finding.field.clone(), finding.code);
+        key(a).cmp(&key(b)).then_with(|| place(a).cmp(&place(b)))
+    });
+    findings.dedup_by(|a, b| (a.code, &a.object, &a.field) == (b.code, &b.object, &b.field));
 }

@@ -63,6 +63,8 @@ pub struct How {
     delete: String,
     /// With `delete`: what is not there is passed over.
     ignore_missing: String,
+    /// The namespace of documents that name none.
+    namespace: String,
     /// What the text is called, when it is no form.
     file: String,
 }
@@ -136,6 +138,7 @@ async fn store(
         return Err(Refusal::bad_request("prune needs an owner, whose other objects then go"));
     }
     let is_delete = is_true(&how.delete);
+    bundle.place_in(&how.namespace);
     let mut findings = bundle.check(!is_delete);
     findings.extend(too_large(&bundle));
     if findings.iter().any(Finding::is_error) {

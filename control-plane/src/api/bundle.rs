@@ -101,6 +101,20 @@ impl Bundle {
         }
     }
 
+    /// Puts documents that name no namespace into this one; no namespace leaves them in `default`.
+    pub fn place_in(&mut self, namespace: &str) {
+        if namespace.is_empty() {
+            return;
+        }
+        for item in &mut self.documents {
+            let is_namespaced = kind_of(&item.value).is_ok_and(|kind| kind.namespaced);
+            let metadata = item.value.get_mut("metadata").and_then(Value::as_object_mut);
+            if let Some(metadata) = metadata.filter(|_| is_namespaced) {
+                metadata.entry("namespace").or_insert_with(|| namespace.into());
+            }
+        }
+    }
+
     /// Finds out what each document is, and whether none is there twice. With `strictly`,
     /// everything inside them is checked and defaults are filled in.
     pub fn check(&mut self, strictly: bool) -> Vec<Finding> {

@@ -16,8 +16,10 @@ use tokio_util::task::TaskTracker;
 
 use super::signals::Signals;
 use crate::admin::{self, Admin, Readiness};
+use crate::api::{self, Api};
 use crate::cli::problem::{Exit, Problem};
 use crate::fleet::Fleet;
+use crate::model::gatewayclass;
 use crate::pipeline::Pipeline;
 use crate::settings::{Settings, StoreKind};
 use crate::snapshot::Snapshots;
@@ -25,6 +27,7 @@ use crate::source::directory;
 use crate::source::directory::watch::Watch;
 use crate::store::Store;
 use crate::store::change::StoreError;
+use crate::store::state::ObjectKey;
 use crate::telemetry::metrics::Metrics;
 use crate::{cli, serve};
 
@@ -157,9 +160,13 @@ async fn listen(name: &str, address: SocketAddr) -> Result<TcpListener, Problem>
 
 async fn build(settings: &Settings) -> Result<Parts, Problem> {
     let (kind, directory) = (settings.store, settings.data_dir.clone());
-    let opened = spawn_blocking(move || match kind {
-        StoreKind::Redb => Store::open(&directory),
-        StoreKind::Memory => Store::in_memory(),
+    let opened = spawn_blocking(move || {
+        let store = match kind {
+            StoreKind::Redb => Store::open(&directory)?,
+            StoreKind::Memory => Store::in_memory()?,
+        };
+        ensure_class(&store)?;
+        Ok(store)
     });
     let store = match opened.await {
         Ok(Ok(store)) => Arc::new(store),
@@ -177,6 +184,17 @@ async fn build(settings: &Settings) -> Result<Parts, Problem> {
     readiness.is_store_loaded.store(true, Ordering::Release);
     let pipeline = Pipeline::new(store.clone(), snapshots.clone(), fleet.clone(), metrics.clone());
     Ok(Parts { store, snapshots, fleet, metrics, readiness, pipeline })
+}
+
+/// Our GatewayClass exists by itself.
+fn ensure_class(store: &Store) -> Result<(), StoreError> {
+    let kind = &gatewayclass::KIND;
+    let name = gatewayclass::OUR_CLASS.to_owned();
+    let value = serde_json::json!({
+        "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": name},
+        "spec": {"controllerName": gatewayclass::CONTROLLER},
+    });
+    store.ensure(ObjectKey { kind, namespace: String::new(), name }, value)
 }
 
 fn store_problem(settings: &Settings, error: &StoreError) -> Problem {
@@ -266,7 +284,19 @@ fn start(tasks: &Tasks, settings: &Settings, parts: &Parts, sockets: Sockets) {
         serve::serve(parts.snapshots.clone(), parts.fleet.clone(), sockets.xds, shutdown.clone());
     parts.readiness.is_xds_listening.store(true, Ordering::Release);
     tasks.start("the xDS server", xds);
-    drop(sockets.api);
+
+    let api = Api::new(api::Parts {
+        store: parts.store.clone(),
+        fleet: parts.fleet.clone(),
+        pipeline: parts.pipeline.clone(),
+        shutdown: shutdown.clone(),
+    });
+    let events = api.clone();
+    tasks.start("the collector of events", async move {
+        events.collect_events().await;
+        Ok::<(), io::Error>(())
+    });
+    tasks.start("the API", api.serve(sockets.api));
 }
 
 #[cfg(test)]

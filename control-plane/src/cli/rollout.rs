@@ -8,7 +8,7 @@ use super::client::{Ask, Reply, finding_lines, refusal};
 use super::problem::{Exit, Problem};
 use super::session::Session;
 use super::show::{Mark, Style};
-use super::{WaitArgs, clock};
+use super::{WaitArgs, clock, status};
 
 /// How long a change may take to reach the fleet, unless one says otherwise.
 const WAIT: Duration = Duration::from_secs(10);
@@ -29,18 +29,20 @@ pub(super) fn waiting(mut ask: Ask, limit: Option<Duration>) -> Ask {
     ask
 }
 
-/// Sends a change and reads its answer, a late one included: 504 says who has not answered.
+/// Sends a change and reads its answer, also where it is stored and not every node has it.
 pub(super) async fn change(session: &Session, ask: &Ask) -> Result<Value, Problem> {
     let reply = session.client.send(ask).await?;
-    if reply.status.is_success() || is_late(&reply) {
+    if reply.status.is_success() || is_stored(&reply) {
         return reply.json();
     }
     Err(refusal(&reply))
 }
 
-fn is_late(reply: &Reply) -> bool {
-    reply.status == 504
-        && reply.json().is_ok_and(|body| body.get("revision").is_some_and(|r| !r.is_null()))
+/// The change is stored, but nodes refused it or have not answered.
+fn is_stored(reply: &Reply) -> bool {
+    let code = |body: &Value| body.get("code").and_then(Value::as_str).map(str::to_owned);
+    let is_late = |body: Value| matches!(code(&body).as_deref(), Some("WL0501" | "WL0504"));
+    (reply.status == 409 || reply.status == 504) && reply.json().is_ok_and(is_late)
 }
 
 /// Prints what a change did, and says how the command ends.
@@ -54,64 +56,79 @@ pub(super) fn report(session: &Session, answer: &Value, what: &str) -> Result<Ex
     let (mark, text, exit) = sentence(answer, what);
     if !session.print_raw(answer)? {
         session.print(&format!("{} {text}\n", session.out.mark(mark)))?;
-        session.print(&laggards(answer, &session.out))?;
+        session.print(&tell_laggards(answer, &session.out))?;
     }
     Ok(exit)
 }
 
 /// `r185 applied: 1 added, 1 changed. 4/4 nodes in sync after 38ms`.
 fn sentence(answer: &Value, what: &str) -> (Mark, String, Exit) {
-    let revision = answer.get("revision").and_then(Value::as_str).unwrap_or("-");
-    let rollout = answer.get("rollout");
-    let number = |name: &str| rollout.and_then(|r| r.get(name)).and_then(Value::as_u64);
-    let text = format!("{revision} {what}");
-    let Some(nodes) = number("nodes") else {
+    let text = match answer.get("revision").and_then(Value::as_str) {
+        Some(revision) => format!("{revision} {what}"),
+        None => what.to_owned(),
+    };
+    let laggards = laggards(answer);
+    if !laggards.is_empty() {
+        let refused = laggards.iter().filter(|laggard| state(laggard) == "NACK").count();
+        let late = laggards.len() - refused;
+        let nodes = |count: usize| format!("{count} node{}", if count == 1 { "" } else { "s" });
+        let (told, exit) = match (refused, late) {
+            (refused, 0) => (format!("{} refused it", nodes(refused)), Exit::Failed),
+            (0, late) => (format!("{} did not answer in time", nodes(late)), Exit::TimedOut),
+            (refused, late) => {
+                let told =
+                    format!("{} refused it and {} did not answer", nodes(refused), nodes(late));
+                (told, Exit::Failed)
+            }
+        };
+        return (Mark::Bad, format!("{text}, but {told}"), exit);
+    }
+    let Some(rollout) = answer.get("rollout") else {
         return (Mark::Good, text, Exit::Done);
     };
-    if nodes == 0 {
-        return (Mark::Good, format!("{text}. no proxy is connected"), Exit::Done);
-    }
-    let Some(acked) = number("acked") else {
-        return (Mark::Good, text, Exit::Done);
+    let is_done = rollout.get("state").and_then(Value::as_str) == Some("Done");
+    let number = |name: &str| rollout.get(name).and_then(Value::as_u64);
+    let told = match (number("nodes"), is_done) {
+        (Some(0), _) => ". no proxy is connected".to_owned(),
+        (Some(nodes), true) => {
+            let after = number("lagMs").map(Duration::from_millis).map(clock::show);
+            let after = after.map(|after| format!(" after {after}")).unwrap_or_default();
+            format!(". {nodes}/{nodes} nodes in sync{after}")
+        }
+        _ => String::new(),
     };
-    let refused = list(answer, "refused").count();
-    if refused > 0 {
-        let text = format!("{text}, but refused by {refused} of {nodes} nodes");
-        return (Mark::Bad, text, Exit::Failed);
-    }
-    if acked < nodes {
-        return (
-            Mark::Bad,
-            format!("{text}, but only {acked}/{nodes} nodes have it"),
-            Exit::TimedOut,
-        );
-    }
-    let after = number("durationMs")
-        .map(|millis| format!(" after {}", clock::show(Duration::from_millis(millis))));
-    let after = after.unwrap_or_default();
-    (Mark::Good, format!("{text}. {acked}/{nodes} nodes in sync{after}"), Exit::Done)
+    (Mark::Good, text + &told, Exit::Done)
 }
 
-/// Who did not take it, and why, a line each.
-fn laggards(answer: &Value, style: &Style) -> String {
+/// The nodes that do not have it.
+fn laggards(answer: &Value) -> &[Value] {
+    answer.get("nodes").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn state(node: &Value) -> &str {
+    match node.get("state").and_then(Value::as_str).unwrap_or_default() {
+        "nack" => "NACK",
+        state => state,
+    }
+}
+
+/// Who does not have it, and why, a line each.
+fn tell_laggards(answer: &Value, style: &Style) -> String {
     let mut out = String::new();
-    for node in list(answer, "refused").chain(list(answer, "waiting")) {
-        let text = |name: &str| node.get(name).and_then(Value::as_str).unwrap_or_default();
-        let reason = match node.get("nack").filter(|nack| !nack.is_null()) {
+    for node in laggards(answer) {
+        let name = node.get("node").and_then(Value::as_str).unwrap_or_default();
+        let nack = node.get("nack").filter(|nack| !nack.is_null());
+        let reason = match nack {
             Some(nack) => {
                 let text = |name: &str| nack.get(name).and_then(Value::as_str).unwrap_or_default();
-                format!("refused {} {:?}: {}", text("type"), text("resource"), text("text"))
+                let text_lines = text("text").replace('\n', " ");
+                format!("refused {} \"{}\": {text_lines}", text("type"), status::resources(nack))
             }
-            None => format!("has not answered ({})", text("state")),
+            None => format!("has not answered ({})", state(node)),
         };
-        out += &format!("    {} {} {reason}\n", style.mark(Mark::Bad), text("node"));
+        out += &format!("    {} {name} {reason}\n", style.mark(Mark::Bad));
     }
     out
-}
-
-fn list<'a>(answer: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
-    let list = answer.get("rollout").and_then(|rollout| rollout.get(name));
-    list.and_then(Value::as_array).into_iter().flatten()
 }
 
 /// `1 added, 2 changed, 1 deleted`, or `nothing to change`.
@@ -146,7 +163,7 @@ mod tests {
     fn all_in_sync_is_one_line() {
         let answer = json!({"revision": "r185", "changed": [
             {"object": "a", "action": "created"}, {"object": "b", "action": "updated"}],
-            "rollout": {"nodes": 4, "acked": 4, "durationMs": 38}});
+            "rollout": {"state": "Done", "nodes": 4, "lagMs": 38}});
         let (mark, text, exit) = sentence(&answer, &format!("applied: {}", summary(&answer)));
         assert_eq!(text, "r185 applied: 1 added, 1 changed. 4/4 nodes in sync after 38ms");
         assert_eq!((mark, exit), (Mark::Good, Exit::Done));
@@ -154,23 +171,22 @@ mod tests {
 
     #[test]
     fn who_did_not_take_it_is_named_with_the_reason() {
-        let answer = json!({"revision": "r185", "changed": [], "rollout": {"nodes": 2, "acked": 1,
-            "refused": [{"node": "b", "nack": {"type": "RDS", "resource": "x", "text": "no"}}]}});
-        assert_eq!(sentence(&answer, "applied").2, Exit::Failed);
-        assert_eq!(laggards(&answer, &plain()), "    ✗ b refused RDS \"x\": no\n");
-        let late = json!({"revision": "r185", "rollout": {"nodes": 2, "acked": 1,
-            "waiting": [{"node": "b", "state": "pending"}]}});
+        let refused = json!({"revision": "r185", "nodes": [{"node": "b", "state": "nack",
+            "nack": {"type": "RDS", "resources": ["x"], "text": "no"}}]});
+        let (_, text, exit) = sentence(&refused, "applied");
+        assert_eq!((text.as_str(), exit), ("r185 applied, but 1 node refused it", Exit::Failed));
+        assert_eq!(tell_laggards(&refused, &plain()), "    ✗ b refused RDS \"x\": no\n");
+        let late = json!({"revision": "r185", "nodes": [{"node": "b", "state": "stale"}]});
         let (_, text, exit) = sentence(&late, "applied");
-        assert_eq!(
-            (text.as_str(), exit),
-            ("r185 applied, but only 1/2 nodes have it", Exit::TimedOut)
-        );
-        assert_eq!(laggards(&late, &plain()), "    ✗ b has not answered (pending)\n");
+        let expected = "r185 applied, but 1 node did not answer in time";
+        assert_eq!((text.as_str(), exit), (expected, Exit::TimedOut));
+        assert_eq!(tell_laggards(&late, &plain()), "    ✗ b has not answered (stale)\n");
     }
 
     #[test]
     fn nothing_to_change_is_said() {
-        let answer = json!({"revision": "r3", "changed": [], "rollout": {"nodes": 0}});
+        let answer =
+            json!({"revision": "r3", "changed": [], "rollout": {"state": "Sent", "nodes": 0}});
         assert_eq!(summary(&answer), "nothing to change");
         assert_eq!(sentence(&answer, "unchanged").1, "r3 unchanged. no proxy is connected");
     }

@@ -30,8 +30,7 @@ async fn once(session: &Session, args: &StatusArgs) -> Result<Exit, Problem> {
     if session.print_raw(&fleet)? {
         return Ok(verdict(nodes));
     }
-    let revisions = session.client.json(&Ask::get("/v1/revisions").query("limit", "1")).await?;
-    let newest = revisions.pointer("/items/0");
+    let newest = fleet.get("revision").filter(|newest| newest.get("when").is_some());
     session.print(&overview(newest, &nodes, &session.out))?;
     if nodes.is_empty() {
         session.hint(
@@ -61,8 +60,7 @@ async fn watch(session: &Session, args: &StatusArgs) -> Result<Exit, Problem> {
 }
 
 fn nodes(fleet: &Value) -> Vec<&Value> {
-    let list = fleet.get("items").or_else(|| fleet.get("nodes")).unwrap_or(fleet);
-    list.as_array().into_iter().flatten().collect()
+    fleet.get("nodes").and_then(Value::as_array).into_iter().flatten().collect()
 }
 
 /// 1 where a node refuses, does not answer or is lost.
@@ -208,7 +206,8 @@ fn refusal(node: &Value, nack: &Value, style: &Style) -> String {
     out + &format!("    it keeps serving {serves}; no request was lost\n")
 }
 
-fn resources(nack: &Value) -> String {
+/// The names of what a node refused.
+pub(super) fn resources(nack: &Value) -> String {
     let list = nack.get("resources").and_then(Value::as_array).into_iter().flatten();
     let one = nack.get("resource").into_iter();
     one.chain(list).filter_map(Value::as_str).collect::<Vec<_>>().join("\", \"")

@@ -48,6 +48,9 @@ codes! {
     UNKNOWN_KIND = "WL0006", "unknown kind",
         "Weighlock serves no kind of this name in this group and version.",
         "kind: HttpRoute";
+    NEEDS_YES = "WL0010", "needs --yes",
+        "What destroys asks first. Where nobody can be asked, --yes says that it is meant.",
+        "wlctl delete gateway public   # in a script";
     BACKEND_MISSING = "WL0031", "backend does not exist",
         "A route sends traffic to a backend that nobody declared. The share of that backend would \
          answer 500.",
@@ -125,6 +128,10 @@ codes! {
     EXPIRED = "WL0410", "too old",
         "Changes are kept for a while. What was asked for is older; list again.",
         "GET …/httproutes?watch=true&resourceVersion=1";
+    FILE_OWNED = "WL0412", "owned by a file",
+        "The object comes from a file that the control plane follows (`--config`). Change the file; \
+         what is written over the API would be gone with the next reading.",
+        "kubectl edit of an object that stands in routes.yaml";
     TOO_LARGE = "WL0413", "too large",
         "An object may have 1 MiB, a body 8 MiB, and there may be 200,000 objects.",
         "a ConfigMap of 2 MiB";
@@ -147,9 +154,18 @@ codes! {
     NODES_LATE = "WL0504", "nodes have not answered",
         "The change is stored and was sent; the named nodes have not acknowledged it in time.",
         "wlctl apply --timeout 1s";
+    PORT_IN_USE = "WL0602", "port in use",
+        "Another program listens on the port. End it, or take another port.",
+        "weighlock serve --open, twice";
     LOCKED = "WL0603", "data directory locked",
         "Another server uses this data directory. One store has one server.",
         "weighlock serve --data-dir ./weighlock-data, twice";
+    NO_SERVER = "WL0604", "no control plane answers",
+        "Nothing listens at the address, or it cannot be reached.",
+        "wlctl status, when none is running";
+    BROKE_OFF = "WL0605", "the connection broke off",
+        "The server went away before it had answered, or speaks another protocol.",
+        "wlctl --server http://127.0.0.1:18000 status   # the xDS port";
     INTERNAL = "WL0900", "internal error",
         "Something that must not happen. The log says more.",
         "-";

@@ -22,6 +22,7 @@ pub enum NodeState {
     /// The same, for 5 s and more.
     Stale,
     /// It refused something, and serves the last good one.
+    #[serde(rename = "NACK")]
     Nack,
     /// Its stream is gone.
     Lost,
@@ -34,7 +35,7 @@ impl NodeState {
             Self::Synced => "synced",
             Self::Pending => "pending",
             Self::Stale => "stale",
-            Self::Nack => "nack",
+            Self::Nack => "NACK",
             Self::Lost => "lost",
         }
     }
@@ -48,6 +49,7 @@ impl fmt::Display for NodeState {
 
 /// One node, as `/v1/fleet` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// Its id.
     pub node: Arc<str>,
@@ -76,6 +78,7 @@ pub struct NodeStatus {
 
 /// What a node has of one type.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct TypeStatus {
     /// The version that was sent last.
     pub sent: Option<String>,
@@ -87,6 +90,7 @@ pub struct TypeStatus {
 
 /// What a node refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NackStatus {
     /// The type: `RDS`.
     pub r#type: &'static str,
@@ -102,6 +106,7 @@ pub struct NackStatus {
 
 /// A node that does not serve a revision that was waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Laggard {
     /// Its id.
     pub node: Arc<str>,

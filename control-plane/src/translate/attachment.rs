@@ -1,0 +1,241 @@
+//! Routes and listeners: which attach to which, and why others do not.
+
+use serde_json::Value;
+
+use crate::finding::{Finding, codes};
+use crate::model::Model;
+use crate::model::gateway::RouteNamespaces;
+use crate::model::httproute::ParentRef;
+use crate::model::meta::Place;
+use crate::model::suggest::did_you_mean;
+use crate::translate::draft::{Condition, ObjectRef, ParentDraft};
+use crate::translate::gateways::{GatewayPlan, Gateways, ListenerPlan};
+use crate::translate::hostname;
+use crate::translate::problem::{Problem, summary};
+use crate::translate::references::GATEWAY_API;
+use crate::translate::rules::RoutePlan;
+
+/// Attaches a route to the listeners of its parents. Gives what each parent says of it.
+pub(super) fn attach(
+    model: &Model,
+    plan: &RoutePlan<'_>,
+    gateways: &mut Gateways<'_>,
+    findings: &mut Vec<Finding>,
+) -> Vec<ParentDraft> {
+    let object = ObjectRef::new("HTTPRoute", plan.route.metadata.place());
+    let problems = plan.invalid().into_iter().chain(&plan.dangling);
+    findings.extend(problems.map(|problem| problem.finding(&object)));
+    let mut drafts = Vec::new();
+    for (index, parent) in plan.route.spec.parent_refs.iter().enumerate() {
+        let field = format!("spec.parentRefs[{index}]");
+        match attach_to(model, plan, &parent.parent, &field, gateways) {
+            Outcome::Foreign => {}
+            Outcome::Unknown(problem) => findings.push(problem.finding(&object)),
+            Outcome::Refused(problem) => {
+                if !plan.is_all_invalid() {
+                    findings.push(problem.finding(&object));
+                }
+                drafts.push(draft(plan, &parent.written, Err(&problem)));
+            }
+            Outcome::Accepted { fleet, is_served } => {
+                drafts.push(draft(plan, &parent.written, Ok((fleet, is_served))));
+            }
+        }
+    }
+    drafts
+}
+
+enum Outcome {
+    /// Another controller's.
+    Foreign,
+    /// Of a kind that is no parent here.
+    Unknown(Problem),
+    /// Not attached, for this reason.
+    Refused(Problem),
+    /// Attached.
+    Accepted { fleet: String, is_served: bool },
+}
+
+fn attach_to(
+    model: &Model,
+    plan: &RoutePlan<'_>,
+    parent: &ParentRef,
+    field: &str,
+    gateways: &mut Gateways<'_>,
+) -> Outcome {
+    if parent.group != GATEWAY_API || parent.kind != "Gateway" {
+        let message = format!("{} is no kind of parent that is served here", parent.kind);
+        let field = format!("{field}.kind");
+        return Outcome::Unknown(Problem::new("", codes::UNKNOWN_REFERENT, field, message));
+    }
+    let route = &plan.route.metadata;
+    let place = Place::new(parent.namespace.as_deref().unwrap_or(&route.namespace), &parent.name);
+    if gateways.foreign.contains(&place) {
+        return Outcome::Foreign;
+    }
+    let known: Vec<Place> =
+        gateways.ours.iter().map(|plan| plan.gateway.metadata.place()).collect();
+    let Some(index) = known.iter().position(|other| *other == place) else {
+        let message = format!("Gateway {place} does not exist");
+        let names = known.iter().filter(|other| other.namespace == place.namespace);
+        let help = did_you_mean(&place.name, names.map(|other| other.name.as_str()));
+        let code = codes::LISTENER_MISSING;
+        let problem = Problem::new("NoMatchingParent", code, format!("{field}.name"), message);
+        return Outcome::Refused(problem.with_help(help));
+    };
+    let gateway = &mut gateways.ours[index];
+    match candidates(model, plan, parent, field, gateway) {
+        Err(problem) => Outcome::Refused(problem),
+        Ok(_) if plan.is_all_invalid() => Outcome::Refused(all_invalid(plan)),
+        Ok(found) => {
+            let is_served =
+                found.iter().any(|(index, _)| gateway.serves(&gateway.listeners[*index]));
+            for (index, hostnames) in found {
+                let attached = gateway.listeners[index].attached.entry(route.place()).or_default();
+                attached.extend(hostnames);
+                attached.sort();
+                attached.dedup();
+            }
+            Outcome::Accepted { fleet: gateway.gateway.fleet().to_owned(), is_served }
+        }
+    }
+}
+
+/// A listener of a gateway, and the hostnames it has in common with the route.
+type Candidate = (usize, Vec<String>);
+
+/// The listeners that take the route.
+fn candidates(
+    model: &Model,
+    plan: &RoutePlan<'_>,
+    parent: &ParentRef,
+    field: &str,
+    gateway: &GatewayPlan<'_>,
+) -> Result<Vec<Candidate>, Problem> {
+    let place = gateway.gateway.metadata.place();
+    let named: Vec<usize> = gateway
+        .listeners
+        .iter()
+        .enumerate()
+        .filter(|(_, listener)| is_meant(parent, listener))
+        .map(|(index, _)| index)
+        .collect();
+    if named.is_empty() {
+        return Err(no_listener(parent, field, gateway));
+    }
+    let allows = |listener: &ListenerPlan<'_>| {
+        listener.kinds.contains(&"HTTPRoute")
+            && allows_namespace(
+                model,
+                &listener.listener.allowed_routes.namespaces,
+                &place.namespace,
+                &plan.route.metadata.namespace,
+            )
+    };
+    let allowed: Vec<usize> =
+        named.into_iter().filter(|index| allows(&gateway.listeners[*index])).collect();
+    if allowed.is_empty() {
+        let message = format!(
+            "no listener of Gateway {place} takes an HTTPRoute from namespace {}",
+            plan.route.metadata.namespace
+        );
+        let help = "allowedRoutes of the listener says which kinds and namespaces it takes";
+        return Err(Problem::new("NotAllowedByListeners", codes::NOT_ALLOWED, field, message)
+            .with_help(Some(help.to_owned())));
+    }
+    let common: Vec<Candidate> = allowed
+        .into_iter()
+        .map(|index| {
+            let listener = gateway.listeners[index].hostname;
+            (index, hostname::common(listener, &plan.route.spec.hostnames))
+        })
+        .filter(|(_, names)| !names.is_empty())
+        .collect();
+    if common.is_empty() {
+        let message = format!("no listener of Gateway {place} has a hostname in common");
+        let (reason, code) = ("NoMatchingListenerHostname", codes::NO_HOSTNAME);
+        return Err(Problem::new(reason, code, "spec.hostnames", message));
+    }
+    Ok(common)
+}
+
+fn is_meant(parent: &ParentRef, plan: &ListenerPlan<'_>) -> bool {
+    let section = parent.section_name.as_ref().is_none_or(|name| *name == plan.listener.name);
+    section && parent.port.is_none_or(|port| port == plan.listener.port)
+}
+
+fn no_listener(parent: &ParentRef, field: &str, gateway: &GatewayPlan<'_>) -> Problem {
+    let place = gateway.gateway.metadata.place();
+    let names = gateway.listeners.iter().map(|plan| plan.listener.name.as_str());
+    let (what, field, help) = match (&parent.section_name, parent.port) {
+        (Some(name), None) => {
+            (format!("listener {name}"), format!("{field}.sectionName"), did_you_mean(name, names))
+        }
+        (Some(name), Some(port)) => {
+            (format!("listener {name} on port {port}"), field.to_owned(), None)
+        }
+        (None, Some(port)) => (format!("listener on port {port}"), format!("{field}.port"), None),
+        (None, None) => ("listener".to_owned(), field.to_owned(), None),
+    };
+    let message = format!("Gateway {place} has no {what}");
+    Problem::new("NoMatchingParent", codes::LISTENER_MISSING, field, message).with_help(help)
+}
+
+fn allows_namespace(model: &Model, from: &RouteNamespaces, gateway: &str, route: &str) -> bool {
+    match from.from.as_str() {
+        "All" => true,
+        "Selector" => from
+            .selector
+            .as_ref()
+            .is_some_and(|selector| selector.selects(&model.namespace_labels(route))),
+        _ => gateway == route,
+    }
+}
+
+fn all_invalid(plan: &RoutePlan<'_>) -> Problem {
+    let invalid: Vec<Problem> = plan.invalid().into_iter().cloned().collect();
+    let (reason, text) = summary(&invalid).unwrap_or(("UnsupportedValue", String::new()));
+    let message = format!("no rule is valid: {text}");
+    Problem::new(reason, codes::NOT_SUPPORTED, "spec.rules", message)
+}
+
+/// What one parent says.
+fn draft(
+    plan: &RoutePlan<'_>,
+    written: &Value,
+    outcome: Result<(String, bool), &Problem>,
+) -> ParentDraft {
+    let mut conditions = vec![match &outcome {
+        Ok(_) => Condition::holds("Accepted"),
+        Err(problem) => Condition::fails("Accepted", problem.reason, problem.text()),
+    }];
+    conditions.push(match summary(&plan.dangling) {
+        None => Condition::holds("ResolvedRefs"),
+        Some((reason, text)) => Condition::fails("ResolvedRefs", reason, text),
+    });
+    let invalid: Vec<Problem> = plan.invalid().into_iter().cloned().collect();
+    if let (Ok(_), Some((reason, text))) = (&outcome, summary(&invalid)) {
+        conditions.push(Condition {
+            condition_type: "PartiallyInvalid",
+            holds: true,
+            reason,
+            message: format!("Dropped Rule: {text}"),
+        });
+    }
+    let programmed = |message: &str| Condition::fails(PROGRAMMED, "Pending", message);
+    let fleet = match outcome {
+        Ok((fleet, true)) => Some(fleet),
+        Ok((_, false)) => {
+            conditions.push(programmed("no listener that it is attached to is served"));
+            None
+        }
+        Err(_) => {
+            conditions.push(programmed("not accepted"));
+            None
+        }
+    };
+    ParentDraft { parent_ref: written.clone(), fleet, conditions }
+}
+
+/// Whether the proxies have acknowledged a route.
+pub const PROGRAMMED: &str = "weighlock.dev/Programmed";

@@ -1,0 +1,192 @@
+//! Backends as clusters and their endpoints.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use xds_proto::convert;
+use xds_proto::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy,
+};
+use xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers};
+use xds_proto::envoy::config::core::v3::{
+    Address, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, Locality,
+    Pipe, address,
+};
+use xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use xds_proto::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint as EnvoyEndpoint, LbEndpoint, LocalityLbEndpoints,
+};
+use xds_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use xds_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+};
+
+use crate::model::backend::{Backend, Dns, Endpoint};
+use crate::model::duration as model_duration;
+use crate::model::meta::Place;
+use crate::translate::envoy::{ads, any, duration, number};
+
+/// A connection to a backend must stand within this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An idle connection is closed after this: before servers do, which avoids the race of a request
+/// with their close.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The limits of a cluster's circuit breaker (Envoy's own, written out).
+const CONNECTIONS_MAX: u32 = 1024;
+const RETRIES_MAX: u32 = 3;
+/// How much of a message is kept while the other side is slow.
+pub(super) const BUFFER_LIMIT: u32 = 32 * 1024;
+/// Windows and streams of HTTP/2, as Envoy's edge guide gives them.
+pub(super) const STREAM_WINDOW: u32 = 64 * 1024;
+/// The window of a connection.
+pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Streams of a connection.
+pub(super) const STREAMS_MAX: u32 = 100;
+/// The key of HTTP options in a cluster.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// The name of a backend's cluster.
+pub(super) fn cluster_name(backend: &Place) -> String {
+    format!("backend/{backend}")
+}
+
+/// The cluster of a backend, and its endpoints when they are sent apart.
+pub(super) fn cluster(backend: &Backend) -> (Cluster, Option<ClusterLoadAssignment>) {
+    let name = cluster_name(&backend.metadata.place());
+    let assignment = assignment(&name, &backend.spec.endpoints);
+    let mut cluster = Cluster {
+        name,
+        connect_timeout: duration(CONNECT_TIMEOUT),
+        per_connection_buffer_limit_bytes: number(BUFFER_LIMIT),
+        lb_policy: LbPolicy::LeastRequest.into(),
+        circuit_breakers: Some(circuit_breakers()),
+        typed_extension_protocol_options: HashMap::from([(
+            HTTP_OPTIONS.to_owned(),
+            any(&http_options(&backend.spec.app_protocol)),
+        )]),
+        ..Default::default()
+    };
+    let first = backend.spec.endpoints.first();
+    let discovery = if first.is_some_and(|endpoint| endpoint.ip.is_some()) {
+        cluster.eds_cluster_config =
+            Some(EdsClusterConfig { eds_config: Some(ads()), ..Default::default() });
+        cluster.cluster_discovery_type =
+            Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
+        return (cluster, Some(assignment));
+    } else if first.is_some_and(|endpoint| endpoint.unix.is_some()) {
+        DiscoveryType::Static
+    } else {
+        resolve(&mut cluster, backend.spec.dns.as_ref())
+    };
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(discovery.into()));
+    cluster.load_assignment = Some(assignment);
+    (cluster, None)
+}
+
+/// How the names of a cluster are resolved.
+#[expect(
+    deprecated,
+    reason = "Envoy's newer DNS cluster extension says the same at greater length"
+)]
+fn resolve(cluster: &mut Cluster, dns: Option<&Dns>) -> DiscoveryType {
+    let refresh = dns.and_then(|dns| model_duration::parse(&dns.refresh));
+    cluster.dns_refresh_rate = duration(refresh.unwrap_or(Duration::from_secs(30)));
+    cluster.respect_dns_ttl = dns.is_none_or(|dns| dns.respect_ttl);
+    let family = match dns.map(|dns| dns.family.as_str()) {
+        Some("V4") => DnsLookupFamily::V4Only,
+        Some("V6") => DnsLookupFamily::V6Only,
+        // A name with both answers, such as localhost, is served on its IPv4 side more often.
+        _ => DnsLookupFamily::V4Preferred,
+    };
+    cluster.dns_lookup_family = family.into();
+    if dns.is_some_and(|dns| dns.addresses == "One") {
+        DiscoveryType::LogicalDns
+    } else {
+        DiscoveryType::StrictDns
+    }
+}
+
+fn circuit_breakers() -> CircuitBreakers {
+    let thresholds = circuit_breakers::Thresholds {
+        max_connections: number(CONNECTIONS_MAX),
+        max_pending_requests: number(CONNECTIONS_MAX),
+        max_requests: number(CONNECTIONS_MAX),
+        max_retries: number(RETRIES_MAX),
+        ..Default::default()
+    };
+    CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+}
+
+fn http_options(app_protocol: &str) -> HttpProtocolOptions {
+    let protocol = match app_protocol {
+        "grpc" | "kubernetes.io/h2c" => ProtocolConfig::Http2ProtocolOptions(http2_options()),
+        _ => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+    };
+    HttpProtocolOptions {
+        common_http_protocol_options: Some(Common {
+            idle_timeout: duration(IDLE_TIMEOUT),
+            ..Default::default()
+        }),
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig { protocol_config: Some(protocol) },
+        )),
+        ..Default::default()
+    }
+}
+
+/// HTTP/2 with limits, on either side.
+pub(super) fn http2_options() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        max_concurrent_streams: number(STREAMS_MAX),
+        initial_stream_window_size: number(STREAM_WINDOW),
+        initial_connection_window_size: number(CONNECTION_WINDOW),
+        ..Default::default()
+    }
+}
+
+/// Endpoints by priority and zone; each locality has a weight, without which gRPC ignores it.
+fn assignment(cluster: &str, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
+    let mut localities: BTreeMap<(u32, &str), Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in endpoints {
+        let zone = endpoint.zone.as_deref().unwrap_or_default();
+        localities.entry((endpoint.priority, zone)).or_default().push(endpoint);
+    }
+    let locality = |((priority, zone), endpoints): ((u32, &str), Vec<&Endpoint>)| {
+        let weight = endpoints.iter().fold(0_u32, |sum, one| sum.saturating_add(one.weight));
+        LocalityLbEndpoints {
+            locality: Some(Locality { zone: zone.to_owned(), ..Default::default() }),
+            priority,
+            load_balancing_weight: number(weight),
+            lb_endpoints: endpoints.into_iter().map(lb_endpoint).collect(),
+            ..Default::default()
+        }
+    };
+    ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        endpoints: localities.into_iter().map(locality).collect(),
+        ..Default::default()
+    }
+}
+
+fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
+    let address = match &endpoint.unix {
+        Some(path) => Address {
+            address: Some(address::Address::Pipe(Pipe {
+                path: path.clone(),
+                ..Default::default()
+            })),
+        },
+        None => {
+            let host = endpoint.ip.as_deref().or(endpoint.host.as_deref()).unwrap_or_default();
+            convert::to_address(host, endpoint.port.unwrap_or_default())
+        }
+    };
+    LbEndpoint {
+        load_balancing_weight: number(endpoint.weight),
+        host_identifier: Some(HostIdentifier::Endpoint(EnvoyEndpoint {
+            address: Some(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,181 @@
+//! Ports as listeners: filter chains, TLS, and the HTTP connection manager with its limits.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use xds_proto::convert;
+use xds_proto::envoy::config::core::v3::data_source::Specifier;
+use xds_proto::envoy::config::core::v3::{
+    DataSource, HttpProtocolOptions, TransportSocket, transport_socket,
+};
+use xds_proto::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
+};
+use xds_proto::envoy::extensions::filters::http::router::v3::Router;
+use xds_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
+};
+use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use xds_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use xds_proto::envoy::extensions::transport_sockets::tls::v3::{
+    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, Secret, TlsCertificate, TlsParameters,
+    secret,
+};
+use xds_proto::google::protobuf::BoolValue;
+
+use crate::model::meta::Place;
+use crate::model::secret::TlsPair;
+use crate::translate::actions::STREAM_IDLE_TIMEOUT;
+use crate::translate::cluster::{BUFFER_LIMIT, http2_options};
+use crate::translate::envoy::{ads, any, duration, number};
+use crate::translate::hostname::ANY;
+
+/// A head must be complete within this.
+const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without requests is closed after this (Envoy's own default, written out).
+const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The size of a head (Envoy's own default, written out).
+const HEADERS_KB_MAX: u32 = 60;
+/// Headers of a head (Envoy's own default, written out).
+const HEADERS_MAX: u32 = 100;
+
+/// What one filter chain is made of.
+#[derive(Debug)]
+pub(super) struct Chain<'a> {
+    /// Its name, which is that of its routes too.
+    pub(super) name: &'a str,
+    /// TLS, if its clients speak it.
+    pub(super) tls: Option<ChainTls<'a>>,
+}
+
+/// TLS of a filter chain.
+#[derive(Debug)]
+pub(super) struct ChainTls<'a> {
+    /// The server name it answers for.
+    pub(super) hostname: &'a str,
+    /// Its certificates.
+    pub(super) secrets: &'a [Place],
+    /// Whether only TLS 1.3 is spoken.
+    pub(super) is_tls13_only: bool,
+}
+
+/// The name of a secret on the wire.
+pub(super) fn secret_name(place: &Place) -> String {
+    format!("secret/{place}")
+}
+
+/// A certificate and its key on the wire.
+pub(super) fn secret(place: &Place, pair: &TlsPair) -> Secret {
+    let inline = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        Some(DataSource { specifier: Some(Specifier::InlineString(text)), ..Default::default() })
+    };
+    Secret {
+        name: secret_name(place),
+        r#type: Some(secret::Type::TlsCertificate(TlsCertificate {
+            certificate_chain: inline(&pair.certificate),
+            private_key: inline(&pair.private_key),
+            ..Default::default()
+        })),
+    }
+}
+
+/// The listener of a port.
+pub(super) fn listener(name: &str, address: IpAddr, port: u16, chains: &[Chain<'_>]) -> Listener {
+    let inspects = chains.iter().any(|chain| chain.tls.is_some());
+    let inspector = ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(&TlsInspector::default()))),
+        ..Default::default()
+    };
+    Listener {
+        name: name.to_owned(),
+        address: Some(convert::to_address(&address.to_string(), port)),
+        per_connection_buffer_limit_bytes: number(BUFFER_LIMIT),
+        listener_filters: inspects.then_some(inspector).into_iter().collect(),
+        filter_chains: chains.iter().map(filter_chain).collect(),
+        ..Default::default()
+    }
+}
+
+fn filter_chain(chain: &Chain<'_>) -> FilterChain {
+    let manager = Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(&manager(chain.name)))),
+    };
+    let server_names = chain.tls.as_ref().map(|tls| tls.hostname).filter(|name| *name != ANY);
+    FilterChain {
+        name: chain.name.to_owned(),
+        filter_chain_match: server_names.map(|name| FilterChainMatch {
+            server_names: vec![name.to_owned()],
+            ..Default::default()
+        }),
+        filters: vec![manager],
+        transport_socket: chain.tls.as_ref().map(transport_socket),
+        ..Default::default()
+    }
+}
+
+fn transport_socket(tls: &ChainTls<'_>) -> TransportSocket {
+    let least = if tls.is_tls13_only { TlsProtocol::TlSv13 } else { TlsProtocol::TlSv12 };
+    let certificate =
+        |place: &Place| SdsSecretConfig { name: secret_name(place), sds_config: Some(ads()) };
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_params: Some(TlsParameters {
+                tls_minimum_protocol_version: least.into(),
+                ..Default::default()
+            }),
+            tls_certificate_sds_secret_configs: tls.secrets.iter().map(certificate).collect(),
+            alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(any(&context))),
+    }
+}
+
+fn manager(routes: &str) -> HttpConnectionManager {
+    let router = HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+        ..Default::default()
+    };
+    let mut http2 = http2_options();
+    // WebSocket over HTTP/2 is an extended CONNECT (RFC 8441).
+    http2.allow_connect = true;
+    HttpConnectionManager {
+        stat_prefix: routes.to_owned(),
+        codec_type: CodecType::Auto.into(),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: routes.to_owned(),
+        })),
+        http_filters: vec![router],
+        server_name: "weighlock".to_owned(),
+        use_remote_address: Some(BoolValue { value: true }),
+        normalize_path: Some(BoolValue { value: true }),
+        merge_slashes: true,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
+        max_request_headers_kb: number(HEADERS_KB_MAX),
+        request_headers_timeout: duration(REQUEST_HEADERS_TIMEOUT),
+        stream_idle_timeout: duration(STREAM_IDLE_TIMEOUT),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: duration(CONNECTION_IDLE_TIMEOUT),
+            max_headers_count: number(HEADERS_MAX),
+            ..Default::default()
+        }),
+        http2_protocol_options: Some(http2),
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}

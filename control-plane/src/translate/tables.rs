@@ -1,0 +1,140 @@
+//! Virtual hosts: which routes answer for which hostnames of a port.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost::Message;
+use xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
+use xds_proto::envoy::config::route::v3::{Route, RouteConfiguration, RouteMatch, VirtualHost};
+
+use crate::finding::{Finding, Severity, codes};
+use crate::model::meta::Place;
+use crate::translate::actions::{self, Site};
+use crate::translate::gateways::ListenerPlan;
+use crate::translate::hostname::covers;
+use crate::translate::rules::RoutePlan;
+
+/// Plans of routes by place.
+pub(super) type Plans<'a> = BTreeMap<Place, RoutePlan<'a>>;
+
+/// The routes of some listeners of a port, of all that there are on it.
+#[derive(Debug)]
+pub(super) struct Table<'a> {
+    /// Its name.
+    pub(super) name: String,
+    /// The listeners that it is for.
+    pub(super) own: Vec<&'a ListenerPlan<'a>>,
+    /// All listeners of the port.
+    pub(super) all: &'a [&'a ListenerPlan<'a>],
+}
+
+impl Table<'_> {
+    /// The table, and matches in it that can never be reached.
+    pub(super) fn build(
+        &self,
+        plans: &Plans<'_>,
+        findings: &mut Vec<Finding>,
+    ) -> RouteConfiguration {
+        let mut hosts: BTreeMap<String, VirtualHost> = BTreeMap::new();
+        for listener in &self.own {
+            for (domain, routes) in self.domains(listener) {
+                let routes: Vec<&RoutePlan<'_>> =
+                    routes.into_iter().filter_map(|place| plans.get(place)).collect();
+                let routes = self.routes(listener, &domain, &routes, findings);
+                hosts.insert(domain.clone(), virtual_host(&domain, routes));
+            }
+        }
+        for other in self.all {
+            if other.is_tls() && !hosts.contains_key(other.hostname) {
+                hosts.insert(other.hostname.to_owned(), misdirected(other.hostname));
+            }
+        }
+        RouteConfiguration {
+            name: self.name.clone(),
+            virtual_hosts: hosts.into_values().collect(),
+            ignore_port_in_host_matching: true,
+            ..Default::default()
+        }
+    }
+
+    /// The hostnames that a listener answers for, with the routes of each. Its own is one of them
+    /// even without routes, so that no less specific listener answers in its place; what a more
+    /// specific listener covers is not.
+    fn domains<'b>(&self, listener: &'b ListenerPlan<'_>) -> BTreeMap<String, Vec<&'b Place>> {
+        let mut domains: BTreeMap<String, Vec<&Place>> = BTreeMap::new();
+        domains.insert(listener.hostname.to_owned(), Vec::new());
+        for (route, hostnames) in &listener.attached {
+            for hostname in hostnames {
+                domains.entry(hostname.clone()).or_default().push(route);
+            }
+        }
+        domains.retain(|domain, _| {
+            !self.all.iter().any(|other| {
+                other.hostname != listener.hostname
+                    && covers(listener.hostname, other.hostname)
+                    && covers(other.hostname, domain)
+            })
+        });
+        domains
+    }
+
+    fn routes(
+        &self,
+        listener: &ListenerPlan<'_>,
+        domain: &str,
+        plans: &[&RoutePlan<'_>],
+        findings: &mut Vec<Finding>,
+    ) -> Vec<Route> {
+        let site = Site { port: listener.listener.port, is_tls: listener.is_tls(), domain };
+        let mut sorted: Vec<(Place, actions::Sorted)> = Vec::new();
+        for plan in plans {
+            let place = plan.route.metadata.place();
+            let routes = actions::routes(plan, site).into_iter();
+            sorted.extend(routes.map(|route| (place.clone(), route)));
+        }
+        sorted.sort_by(|(_, a), (_, b)| a.precedence.cmp(&b.precedence));
+        let mut seen: HashMap<Vec<u8>, String> = HashMap::new();
+        for (place, sorted) in &sorted {
+            let key = sorted.route.r#match.as_ref().map(Message::encode_to_vec).unwrap_or_default();
+            let name = sorted.route.name.clone();
+            if let Some(first) = seen.get(&key) {
+                findings.push(shadowed(place, &sorted.field, first));
+            } else {
+                seen.insert(key, name);
+            }
+        }
+        sorted.into_iter().map(|(_, sorted)| sorted.route).collect()
+    }
+}
+
+fn virtual_host(domain: &str, routes: Vec<Route>) -> VirtualHost {
+    VirtualHost {
+        name: domain.to_owned(),
+        domains: vec![domain.to_owned()],
+        routes,
+        ..Default::default()
+    }
+}
+
+/// A request that came over the connection of another server name (RFC 9110, section 15.5.20).
+fn misdirected(domain: &str) -> VirtualHost {
+    let route = Route {
+        name: "misdirected".to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            ..Default::default()
+        }),
+        ..actions::answer(421)
+    };
+    virtual_host(domain, vec![route])
+}
+
+fn shadowed(place: &Place, field: &str, first: &str) -> Finding {
+    Finding {
+        code: codes::SHADOWED,
+        severity: Severity::Warning,
+        object: format!("HTTPRoute {place}"),
+        field: field.to_owned(),
+        message: format!("can never match: {first} is equal and comes first"),
+        help: None,
+    }
+}
