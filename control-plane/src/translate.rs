@@ -89,3 +89,6 @@ fn sort(findings: &mut Vec<Finding>) {
     });
     findings.dedup_by(|a, b| (a.code, &a.object, &a.field) == (b.code, &b.object, &b.field));
 }
+
+#[cfg(test)]
+pub(crate) mod property;

@@ -1,19 +1,23 @@
-//! Regular expressions as the proxy compiles them.
+//! Regular expressions: refused here when the proxy would refuse them.
+
+use data_plane::matcher::regex::Regex;
 
 /// Compiles an expression as the proxy does, and throws it away.
 ///
 /// # Errors
 /// Why it does not compile, in one line.
 pub fn check_expression(expression: &str) -> Result<(), String> {
-    regex::RegexBuilder::new(&format!("^(?:{expression})$"))
-        .size_limit(1 << 20)
-        .build()
-        .map(drop)
-        .map_err(|error| one_line(&error))
+    Regex::compile(expression).map(drop).map_err(|error| error.to_string())
 }
 
-fn one_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or_default();
-    last.strip_prefix("error: ").unwrap_or(last).trim_end_matches('.').to_owned()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_proxy_refuses_is_refused() {
+        assert_eq!(check_expression("/a|/b"), Ok(()));
+        assert!(check_expression("a)(b").is_err());
+        assert!(check_expression("(?!a).*").unwrap_err().contains("look-around"));
+    }
 }

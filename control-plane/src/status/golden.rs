@@ -10,6 +10,7 @@ use crate::finding::Finding;
 use crate::model::Model;
 use crate::model::kind::{Kind, kind_of};
 use crate::status::{Circumstances, FleetState, complete};
+use crate::translate::property::refused;
 use crate::translate::{Translation, translate};
 use serde_json::{Map, Value, json};
 use xds_proto::json::any_to_json;
@@ -69,6 +70,9 @@ fn run(path: &Path, text: &str) -> (Value, Value) {
     assert!(findings.is_empty(), "{}: {findings:?}", path.display());
     let model = Model::from_objects(objects.iter().map(|(kind, document)| (*kind, document)));
     let translation = translate(&model);
+    for resources in translation.fleets.values() {
+        assert_eq!(refused(resources), [""; 0], "{}", path.display());
+    }
     (resources(&translation), statuses(&translation, &objects))
 }
 

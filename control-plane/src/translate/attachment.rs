@@ -73,15 +73,12 @@ fn attach_to(
     if gateways.foreign.contains(&place) {
         return Outcome::Foreign;
     }
-    let known: Vec<Place> =
-        gateways.ours.iter().map(|plan| plan.gateway.metadata.place()).collect();
-    let Some(index) = known.iter().position(|other| *other == place) else {
-        let message = format!("Gateway {place} does not exist");
-        let names = known.iter().filter(|other| other.namespace == place.namespace);
-        let help = did_you_mean(&place.name, names.map(|other| other.name.as_str()));
-        let code = codes::LISTENER_MISSING;
-        let problem = Problem::new("NoMatchingParent", code, format!("{field}.name"), message);
-        return Outcome::Refused(problem.with_help(help));
+    let is_it = |other: &GatewayPlan<'_>| {
+        let metadata = &other.gateway.metadata;
+        metadata.namespace == place.namespace && metadata.name == place.name
+    };
+    let Some(index) = gateways.ours.iter().position(is_it) else {
+        return Outcome::Refused(no_gateway(&place, field, gateways));
     };
     let gateway = &mut gateways.ours[index];
     match candidates(model, plan, parent, field, gateway) {
@@ -99,6 +96,15 @@ fn attach_to(
             Outcome::Accepted { fleet: gateway.gateway.fleet().to_owned(), is_served }
         }
     }
+}
+
+fn no_gateway(place: &Place, field: &str, gateways: &Gateways<'_>) -> Problem {
+    let known = gateways.ours.iter().map(|plan| &plan.gateway.metadata);
+    let names = known.filter(|other| other.namespace == place.namespace);
+    let help = did_you_mean(&place.name, names.map(|other| other.name.as_str()));
+    let message = format!("Gateway {place} does not exist");
+    let field = format!("{field}.name");
+    Problem::new("NoMatchingParent", codes::LISTENER_MISSING, field, message).with_help(help)
 }
 
 /// A listener of a gateway, and the hostnames it has in common with the route.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use xds_proto::convert;
 use xds_proto::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy,
+    ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers};
 use xds_proto::envoy::config::core::v3::{
@@ -16,6 +16,8 @@ use xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use xds_proto::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as EnvoyEndpoint, LbEndpoint, LocalityLbEndpoints,
 };
+use xds_proto::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use xds_proto::envoy::extensions::clusters::dns::v3::DnsCluster;
 use xds_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use xds_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
@@ -34,6 +36,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The limits of a cluster's circuit breaker (Envoy's own, written out).
 const CONNECTIONS_MAX: u32 = 1024;
 const RETRIES_MAX: u32 = 3;
+/// Names are resolved again after this.
+const DNS_REFRESH: Duration = Duration::from_secs(30);
+/// The cluster type that resolves names.
+const DNS_CLUSTER: &str = "envoy.clusters.dns";
 /// How much of a message is kept while the other side is slow.
 pub(super) const BUFFER_LIMIT: u32 = 32 * 1024;
 /// Windows and streams of HTTP/2, as Envoy's edge guide gives them.
@@ -67,43 +73,40 @@ pub(super) fn cluster(backend: &Backend) -> (Cluster, Option<ClusterLoadAssignme
         ..Default::default()
     };
     let first = backend.spec.endpoints.first();
-    let discovery = if first.is_some_and(|endpoint| endpoint.ip.is_some()) {
+    if first.is_some_and(|endpoint| endpoint.ip.is_some()) {
         cluster.eds_cluster_config =
             Some(EdsClusterConfig { eds_config: Some(ads()), ..Default::default() });
         cluster.cluster_discovery_type =
             Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
         return (cluster, Some(assignment));
-    } else if first.is_some_and(|endpoint| endpoint.unix.is_some()) {
-        DiscoveryType::Static
+    }
+    let is_socket = first.is_some_and(|endpoint| endpoint.unix.is_some());
+    cluster.cluster_discovery_type = Some(if is_socket {
+        ClusterDiscoveryType::Type(DiscoveryType::Static.into())
     } else {
-        resolve(&mut cluster, backend.spec.dns.as_ref())
-    };
-    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(discovery.into()));
+        ClusterDiscoveryType::ClusterType(dns_cluster(backend.spec.dns.as_ref()))
+    });
     cluster.load_assignment = Some(assignment);
     (cluster, None)
 }
 
-/// How the names of a cluster are resolved.
-#[expect(
-    deprecated,
-    reason = "Envoy's newer DNS cluster extension says the same at greater length"
-)]
-fn resolve(cluster: &mut Cluster, dns: Option<&Dns>) -> DiscoveryType {
+/// How the names of a cluster are resolved: each address an endpoint of its own, or all one.
+fn dns_cluster(dns: Option<&Dns>) -> CustomClusterType {
     let refresh = dns.and_then(|dns| model_duration::parse(&dns.refresh));
-    cluster.dns_refresh_rate = duration(refresh.unwrap_or(Duration::from_secs(30)));
-    cluster.respect_dns_ttl = dns.is_none_or(|dns| dns.respect_ttl);
     let family = match dns.map(|dns| dns.family.as_str()) {
         Some("V4") => DnsLookupFamily::V4Only,
         Some("V6") => DnsLookupFamily::V6Only,
         // A name with both answers, such as localhost, is served on its IPv4 side more often.
         _ => DnsLookupFamily::V4Preferred,
     };
-    cluster.dns_lookup_family = family.into();
-    if dns.is_some_and(|dns| dns.addresses == "One") {
-        DiscoveryType::LogicalDns
-    } else {
-        DiscoveryType::StrictDns
-    }
+    let config = DnsCluster {
+        dns_refresh_rate: duration(refresh.unwrap_or(DNS_REFRESH)),
+        respect_dns_ttl: dns.is_none_or(|dns| dns.respect_ttl),
+        dns_lookup_family: family.into(),
+        all_addresses_in_single_endpoint: dns.is_some_and(|dns| dns.addresses == "One"),
+        ..Default::default()
+    };
+    CustomClusterType { name: DNS_CLUSTER.to_owned(), typed_config: Some(any(&config)) }
 }
 
 fn circuit_breakers() -> CircuitBreakers {
