@@ -37,6 +37,8 @@ pub mod multipart;
 pub mod news;
 pub mod refusal;
 pub mod revisions;
+#[cfg(test)]
+mod testing;
 pub mod v1;
 
 /// The greatest body of a request.

@@ -338,3 +338,206 @@ fn late(committed: &Committed, laggards: &[Laggard], nodes: usize) -> Refusal {
 pub fn is_true(text: &str) -> bool {
     matches!(text, "true" | "1")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::{Answer, ROUTES, Server};
+
+    const BACKEND: &str = "\
+apiVersion: weighlock.dev/v1alpha1
+kind: Backend
+metadata: {name: one, namespace: shop}
+spec: {endpoints: [{ip: 127.0.0.1, port: 9001}]}
+";
+    const GATEWAY: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: web, namespace: shop}
+spec:
+  gatewayClassName: weighlock
+  listeners: [{name: http, port: 8001, protocol: HTTP}]
+";
+
+    fn route(backend: &str) -> String {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r, namespace: shop}}
+spec:
+  parentRefs: [{{name: web}}]
+  rules:
+  - backendRefs:
+    - {{group: weighlock.dev, kind: Backend, name: {backend}}}
+"
+        )
+    }
+
+    async fn apply(server: &Server, query: &str, documents: &[&str]) -> Answer {
+        let body = documents.join("---\n");
+        let path = format!("/v1/apply?file=all.yaml{query}");
+        server.send("POST", &path, "application/yaml", &body).await
+    }
+
+    #[tokio::test]
+    async fn a_bundle_is_one_revision_and_nothing_changes_twice() {
+        let server = Server::start().await;
+        let documents = [GATEWAY, BACKEND, &route("one")];
+        let applied = apply(&server, "&reason=first&fieldManager=ana", &documents).await;
+        assert_eq!(applied.status, 200, "{:?}", applied.body);
+        assert_eq!(applied.text("/revision"), "r1");
+        let objects: Vec<&str> = applied.body["changed"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|changed| changed["object"].as_str().unwrap())
+            .collect();
+        assert_eq!(objects, ["Gateway shop/web", "Backend shop/one", "HTTPRoute shop/r"]);
+        let again = apply(&server, "", &documents).await;
+        assert_eq!((again.text("/revision"), &again.body["changed"]), ("r1", &json!([])));
+        let revision = server.get("/v1/revisions/r1").await;
+        assert_eq!(revision.text("/who"), "ana");
+        assert_eq!(revision.text("/why"), "first");
+        assert_eq!(revision.text("/summary"), "+1 Gateway +1 Backend +1 HTTPRoute");
+        assert_eq!(revision.body["objects"][1]["source"]["line"], 8);
+        let waited = apply(&server, "&wait=acked&timeout=5s", &documents).await;
+        assert_eq!(waited.body["rollout"]["state"], "Done");
+    }
+
+    #[tokio::test]
+    async fn one_error_anywhere_and_nothing_is_stored() {
+        let server = Server::start().await;
+        let dangling = route("two");
+        let typo = route("one").replace("backendRefs", "backendRfs");
+        let zero = route("one").replace("name: one}", "name: one, weight: -1}");
+        let cases = [
+            (422, "WL0031", "/spec/rules/0/backendRefs/0/name", 20, [GATEWAY, BACKEND, &dangling]),
+            (422, "WL0002", "/spec/rules/0/backendRfs", 19, [GATEWAY, BACKEND, &typo]),
+            (422, "WL0040", "/spec/rules/0/backendRefs/0/weight", 20, [GATEWAY, BACKEND, &zero]),
+            (422, "WL0004", "/metadata/name", 8, [GATEWAY, BACKEND, BACKEND]),
+            (400, "WL0001", "", 13, [GATEWAY, BACKEND, "a: [\n"]),
+        ];
+        for (status, code, pointer, line, documents) in cases {
+            let refused = apply(&server, "", &documents).await;
+            assert_eq!(
+                (refused.status, refused.text("/code")),
+                (status, code),
+                "{:?}",
+                refused.body
+            );
+            assert_eq!(refused.headers["content-type"], "application/problem+json");
+            let error = &refused.body["errors"][0];
+            assert_eq!(error["pointer"], pointer);
+            assert_eq!(error["source"]["file"], "all.yaml");
+            let found = error["source"]["line"].as_u64().unwrap();
+            assert!(found.abs_diff(line) <= 1, "{code}: line {found}");
+        }
+        assert_eq!(server.api.store.state().revision, 0);
+        let allowed = apply(&server, "&allowUnresolved=true", &[GATEWAY, &dangling]).await;
+        assert_eq!((allowed.status, allowed.text("/warnings/0/code")), (200, "WL0031"));
+    }
+
+    #[tokio::test]
+    async fn what_others_left_wrong_does_not_stand_in_the_way() {
+        let server = Server::start().await;
+        let dangling = route("nowhere");
+        apply(&server, "&allowUnresolved=true", &[GATEWAY, &dangling]).await;
+        assert_eq!(apply(&server, "", &[BACKEND]).await.status, 200);
+        apply(&server, "", &[&route("one")]).await;
+        let broken = apply(&server, "&delete=true", &[BACKEND]).await;
+        assert_eq!((broken.status, broken.text("/code")), (422, "WL0031"));
+        assert_eq!(broken.text("/errors/0/object"), "HTTPRoute shop/r");
+    }
+
+    #[tokio::test]
+    async fn preconditions_dry_runs_and_deletions() {
+        let server = Server::start().await;
+        let dry = apply(&server, "&dryRun=true", &[BACKEND]).await;
+        assert_eq!((dry.body["dryRun"].clone(), dry.text("/revision")), (json!(true), "r0"));
+        assert_eq!(dry.text("/changed/0/action"), "created");
+        apply(&server, "", &[BACKEND]).await;
+        let changed = BACKEND.replace("9001", "9002");
+        let stale = apply(&server, "&ifRevision=r0", &[&changed]).await;
+        assert_eq!((stale.status, stale.text("/code")), (409, "WL0409"));
+        assert_eq!((stale.text("/yours"), stale.text("/current")), ("r0", "r1"));
+        let missing = apply(&server, "&delete=true", &[&route("one")]).await;
+        assert_eq!((missing.status, missing.text("/code")), (404, "WL0404"));
+        let gone = apply(&server, "&delete=true", &[BACKEND]).await;
+        assert_eq!(gone.text("/changed/0/action"), "deleted");
+        let unknown = apply(&server, "&dryrun=true", &[BACKEND]).await;
+        assert_eq!(unknown.status, 400, "a parameter that does not exist may be a typo");
+    }
+
+    #[tokio::test]
+    async fn an_owner_prunes_only_what_is_its_own() {
+        let server = Server::start().await;
+        let (a, b) = (BACKEND.replace("one", "a"), BACKEND.replace("one", "b"));
+        apply(&server, "", &[BACKEND]).await;
+        apply(&server, "&owner=team", &[&a, &b]).await;
+        let pruned = apply(&server, "&owner=team&prune=true", &[&a]).await;
+        assert_eq!(pruned.text("/changed/0/object"), "Backend shop/b");
+        assert_eq!(server.api.store.state().objects.len(), 2);
+        assert_eq!(apply(&server, "&prune=true", &[&a]).await.status, 400);
+    }
+
+    #[tokio::test]
+    async fn files_and_lists_are_bundles_too() {
+        let server = Server::start().await;
+        let part = |file: &str, text: &str| {
+            format!(
+                "--x\r\nContent-Disposition: form-data; name=\"f\"; filename=\"{file}\"\r\n\r\n{text}\r\n"
+            )
+        };
+        let broken = route("zwei");
+        let body = part("a.yaml", GATEWAY) + &part("b/c.yaml", &broken) + "--x--\r\n";
+        let kind = "multipart/form-data; boundary=x";
+        let refused = server.send("POST", "/v1/apply", kind, &body).await;
+        assert_eq!(refused.body["errors"][0]["source"]["file"], "b/c.yaml");
+        let list = json!({"kind": "List", "apiVersion": "v1", "items": [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}},
+        ]});
+        let applied = server.call("POST", "/v1/apply", list).await;
+        assert_eq!(applied.text("/changed/0/object"), "Namespace shop");
+        assert_eq!(server.send("POST", "/v1/apply", "text/html", "").await.status, 415);
+    }
+
+    #[tokio::test]
+    async fn an_apply_keeps_what_the_server_owns() {
+        let server = Server::start().await;
+        apply(&server, "", &[GATEWAY, BACKEND, &route("one")]).await;
+        let path = format!("{ROUTES}/r");
+        let status = json!({"status": {"parents": []}});
+        let before = server.merge(&format!("{path}/status"), status).await.body;
+        apply(&server, "&owner=team", &[&route("one")]).await;
+        let after = server.get(&path).await.body;
+        assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+        assert_eq!(after["metadata"]["generation"], 1);
+        assert!(after["status"].is_object());
+        assert_eq!(after["metadata"]["labels"][OWNER], "team");
+    }
+
+    #[tokio::test]
+    async fn a_rollback_is_a_new_revision() {
+        let server = Server::start().await;
+        apply(&server, "", &[BACKEND]).await;
+        apply(&server, "", &[&BACKEND.replace("9001", "9002")]).await;
+        let back = server.call("POST", "/v1/revisions/r1:rollback", Value::Null).await;
+        assert_eq!((back.status, back.text("/revision")), (200, "r3"));
+        let list = server.get("/v1/revisions?limit=2").await;
+        assert_eq!((list.text("/items/0/origin"), list.text("/next")), ("rollback", "r2"));
+        let rest = server.get("/v1/revisions?limit=2&cursor=r2").await;
+        assert_eq!(rest.text("/items/0/revision"), "r1");
+        assert_eq!(server.call("POST", "/v1/revisions/r9:rollback", Value::Null).await.status, 404);
+    }
+
+    #[tokio::test]
+    async fn validate_stores_nothing() {
+        let server = Server::start().await;
+        let kind = "application/yaml";
+        let findings = server.send("POST", "/v1/validate", kind, &route("x")).await;
+        assert_eq!((findings.status, &findings.body["valid"]), (200, &json!(false)));
+        let fine = server.send("POST", "/v1/validate", kind, BACKEND).await;
+        assert_eq!(fine.body["valid"], true);
+        assert_eq!(server.api.store.state().revision, 0);
+    }
+}

@@ -107,3 +107,44 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use crate::api::testing::{Lines, ROUTES, Server, route};
+
+    /// The next event as its name and data.
+    async fn event(lines: &mut Lines) -> (u64, String, Value) {
+        let (mut id, mut event) = (0, String::new());
+        loop {
+            let line = lines.next().await.unwrap();
+            match line.split_once(": ") {
+                Some(("id", text)) => id = text.parse().unwrap(),
+                Some(("event", text)) => event = text.to_owned(),
+                Some(("data", text)) => return (id, event, serde_json::from_str(text).unwrap()),
+                _ => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_back_misses_nothing() {
+        let server = Server::start().await;
+        let mut lines = server.lines("/v1/events?types=revision").await;
+        assert_eq!(lines.next().await.unwrap(), ": weighlock");
+        for name in ["a", "b"] {
+            server.call("POST", ROUTES, route(name, "/x")).await;
+        }
+        let (id, name, data) = event(&mut lines).await;
+        assert_eq!(
+            (&*name, &data["revision"], &data["summary"]),
+            ("revision", &"r1".into(), &"+1 HTTPRoute".into())
+        );
+        drop(lines);
+        let mut lines = server.lines(&format!("/v1/events?types=revision&after={id}")).await;
+        assert_eq!(event(&mut lines).await.2["revision"], "r2");
+        let mut lines = server.lines("/v1/events?after=1").await;
+        assert_eq!(event(&mut lines).await.1, "reset");
+    }
+}

@@ -247,3 +247,75 @@ fn finding(field: String, message: String) -> Located {
 fn internal(detail: String) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, codes::INTERNAL, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::Server;
+    use crate::snapshot;
+
+    const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+    const ALL: &str = "/v1/xds/groups/*";
+
+    fn cluster(name: &str, timeout: &str) -> Value {
+        json!({"@type": CDS, "name": name, "connect_timeout": timeout})
+    }
+
+    #[tokio::test]
+    async fn a_group_is_published_when_the_write_is_answered() {
+        let server = Server::start().await;
+        let body = json!({"version": "v1", "resources": [cluster("a", "1s"), cluster("b", "1s")]});
+        let put = server.call("PUT", ALL, body.clone()).await;
+        assert_eq!((put.status, put.text("/revision")), (200, "r1"), "{:?}", put.body);
+        let due = || server.snapshots.for_node("n", "c").unwrap();
+        assert_eq!(due().origin, snapshot::Origin::Raw("*".into()));
+        assert_eq!((due().snapshot.len(), due().stamp.revision), (2, 1));
+        assert_eq!(server.call("PUT", ALL, body).await.body["changed"], false);
+        let patch = json!({
+            "version": "v2", "set": [cluster("b", "2s")], "delete": [{"type": CDS, "name": "a"}],
+        });
+        assert_eq!(server.call("PATCH", ALL, patch).await.text("/revision"), "r2");
+        assert_eq!(due().snapshot.len(), 1);
+        let read = server.get(ALL).await;
+        assert_eq!(read.text("/version"), "v2");
+        assert_eq!(read.text("/resources/0/connect_timeout"), "2s");
+        assert_eq!(server.get("/v1/xds/groups").await.text("/items/0/group"), "*");
+        assert_eq!(server.call("DELETE", ALL, Value::Null).await.status, 200);
+        assert_eq!(due().origin, snapshot::Origin::Fleet("c".into()));
+        assert_eq!(server.get(ALL).await.status, 404);
+        assert_eq!(server.call("DELETE", ALL, Value::Null).await.status, 404);
+    }
+
+    #[tokio::test]
+    async fn a_resource_that_does_not_parse_is_422_with_its_path() {
+        let server = Server::start().await;
+        let bad = json!({"@type": CDS, "name": "b", "load_assignment": {"endpoints": [{"x": 1}]}});
+        for (resources, field) in [
+            (json!([cluster("a", "1s"), bad]), "resources[1].load_assignment.endpoints[0].x"),
+            (json!([{"name": "a"}]), "resources[0].@type"),
+            (json!([{"@type": CDS}]), "resources[0].name"),
+            (json!([{"@type": "type.googleapis.com/acme.X", "value": ""}]), "resources[0]"),
+            (json!([cluster("a", "1s"), cluster("a", "2s")]), "resources[1]"),
+        ] {
+            let refused = server.call("PUT", ALL, json!({"resources": resources})).await;
+            assert_eq!((refused.status, refused.text("/code")), (422, "WL0430"));
+            assert_eq!(refused.text("/errors/0/field"), field, "{:?}", refused.body);
+        }
+        let delete = json!({"delete": [{"type": "nonsense", "name": "a"}]});
+        let refused = server.call("PATCH", ALL, delete).await;
+        assert_eq!(refused.text("/errors/0/field"), "delete[0].type");
+        assert_eq!(server.api.store.state().revision, 0);
+    }
+
+    #[tokio::test]
+    async fn a_private_key_is_not_shown() {
+        let server = Server::start().await;
+        let kind = ResourceType::Secret.type_url();
+        let secret = json!({"@type": kind, "name": "s", "generic_secret":
+            {"secret": {"inline_string": "hush"}}});
+        server.call("PUT", "/v1/xds/groups/g", json!({"resources": [secret]})).await;
+        let shown = server.get("/v1/xds/groups/g").await;
+        assert_eq!(shown.text("/resources/0/name"), "s");
+        assert!(!shown.body.to_string().contains("hush"));
+    }
+}

@@ -40,3 +40,56 @@ pub fn problem(path: &str, refusal: &Refusal) -> Response {
 pub fn or_problem(uri: &Uri, answer: Result<Response, Refusal>) -> Response {
     answer.unwrap_or_else(|refusal| problem(uri.path(), &refusal))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use crate::api::testing::Server;
+
+    #[tokio::test]
+    async fn what_is_not_there_says_so_in_the_words_of_its_part() {
+        let server = Server::start().await;
+        for (verb, path, status) in [
+            ("GET", "/v1/nothing", 404),
+            ("DELETE", "/v1/fleet", 405),
+            ("GET", "/v1/fleet/nobody", 404),
+            ("GET", "/v1/revisions/r7", 404),
+            ("GET", "/v1/revisions/x", 400),
+        ] {
+            let answer = server.call(verb, path, Value::Null).await;
+            assert_eq!((answer.status, answer.text("/instance")), (status, path));
+            assert_eq!(answer.headers["content-type"], "application/problem+json");
+            assert!(!answer.text("/requestId").is_empty());
+        }
+        for (verb, path, status) in [
+            ("GET", "/nothing", 404),
+            ("GET", "/openapi/v2", 404),
+            ("POST", "/version", 405),
+            ("GET", "/apis/acme.example", 404),
+            ("GET", "/apis/acme.example/v1/things", 404),
+            ("DELETE", "/api/v1", 405),
+        ] {
+            let answer = server.call(verb, path, Value::Null).await;
+            assert_eq!((answer.status, answer.text("/kind")), (status, "Status"), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_may_ask() {
+        let server = Server::start().await;
+        for (name, value) in [("host", "evil.example"), ("origin", "http://evil.example")] {
+            let mut request = server.request("GET", "/v1/fleet").body(Default::default()).unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+            let refused = server.ask(request).await;
+            assert_eq!((refused.status, refused.text("/code")), (403, "WL0403"));
+        }
+        let fleet = server.get("/v1/fleet").await;
+        assert_eq!(
+            fleet.body,
+            serde_json::json!({
+                "revision": {"revision": "r0"}, "counts": {}, "nodes": [],
+            })
+        );
+    }
+}

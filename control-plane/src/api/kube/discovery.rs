@@ -172,3 +172,54 @@ fn categories(kind: &Kind) -> Vec<&'static str> {
         _ => vec!["all", "weighlock"],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::Server;
+
+    #[tokio::test]
+    async fn both_forms_of_discovery_name_the_same_kinds() {
+        let server = Server::start().await;
+        assert_eq!(server.get("/version").await.text("/minor"), "37");
+        let groups = server.get("/apis").await;
+        let plain: Vec<&str> = groups.body["groups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|group| group["preferredVersion"]["groupVersion"].as_str().unwrap())
+            .collect();
+        assert_eq!(plain, ["gateway.networking.k8s.io/v1", "weighlock.dev/v1alpha1"]);
+        let kubectl = format!("{AGGREGATED},application/json");
+        let aggregated = server.get_as("/apis", &kubectl).await;
+        assert_eq!(aggregated.headers["content-type"], AGGREGATED);
+        for group in aggregated.body["items"].as_array().unwrap() {
+            let name = group["metadata"]["name"].as_str().unwrap();
+            for version in group["versions"].as_array().unwrap() {
+                let path = format!("/apis/{name}/{}", version["version"].as_str().unwrap());
+                let list = server.get(&path).await;
+                let listed = list.body["resources"].as_array().unwrap();
+                for resource in version["resources"].as_array().unwrap() {
+                    let found = listed.iter().find(|l| l["name"] == resource["resource"]).unwrap();
+                    assert_eq!(found["kind"], resource["responseKind"]["kind"]);
+                    assert_eq!(found["shortNames"], resource["shortNames"]);
+                }
+            }
+        }
+        let core = server.get_as("/api", &kubectl).await;
+        assert_eq!(core.text("/items/0/metadata/name"), "");
+        assert_eq!(server.get("/api").await.body["versions"], json!(["v1"]));
+        let names = server.get("/api/v1").await.body["resources"].to_string();
+        assert!(names.contains("\"secrets\"") && names.contains("\"namespaces\""), "{names}");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_holds_an_object_exists() {
+        let server = Server::start().await;
+        assert_eq!(server.get("/api/v1/namespaces/default").await.status, 200);
+        assert_eq!(server.get("/api/v1/namespaces/shop").await.status, 404);
+        use crate::api::testing::{ROUTES, route};
+        server.call("POST", ROUTES, route("a", "/x")).await;
+        assert_eq!(server.get("/api/v1/namespaces/shop").await.text("/status/phase"), "Active");
+    }
+}

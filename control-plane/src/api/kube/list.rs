@@ -115,3 +115,57 @@ fn token(version: u64, last: &ObjectKey) -> String {
     let token = serde_json::to_vec(&Continue { version, namespace, name });
     BASE64_URL_SAFE_NO_PAD.encode(token.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::{ROUTES, Server, route};
+
+    fn names(answer: &crate::api::testing::Answer) -> Vec<&str> {
+        let items = answer.body["items"].as_array().unwrap();
+        items.iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn pages_show_one_moment() {
+        let server = Server::start().await;
+        for name in ["a", "b", "c"] {
+            server.call("POST", ROUTES, route(name, "/x")).await;
+        }
+        let first = server.get(&format!("{ROUTES}?limit=1")).await;
+        assert_eq!(names(&first), ["a"]);
+        assert_eq!(first.body["metadata"]["remainingItemCount"], 2);
+        server.call("DELETE", &format!("{ROUTES}/b"), Value::Null).await;
+        server.call("POST", ROUTES, route("bb", "/x")).await;
+        let token = first.text("/metadata/continue");
+        let rest = server.get(&format!("{ROUTES}?limit=5&continue={token}")).await;
+        assert_eq!(names(&rest), ["b", "c"]);
+        assert_eq!(rest.text("/metadata/resourceVersion"), "3");
+        assert_eq!(names(&server.get(ROUTES).await), ["a", "bb", "c"]);
+        assert_eq!(server.get(&format!("{ROUTES}?continue=x")).await.status, 400);
+    }
+
+    #[tokio::test]
+    async fn lists_know_namespaces_selectors_and_forms() {
+        let server = Server::start().await;
+        let mut labelled = route("a", "/x");
+        labelled["metadata"]["labels"] = json!({"l": "1"});
+        server.call("POST", ROUTES, labelled).await;
+        server.call("POST", &ROUTES.replace("shop", "other"), route("b", "/x")).await;
+        let all = "/apis/gateway.networking.k8s.io/v1beta1/httproutes";
+        let list = server.get(all).await;
+        assert_eq!((names(&list), list.text("/kind")), (vec!["b", "a"], "HTTPRouteList"));
+        assert_eq!(list.text("/items/0/apiVersion"), "gateway.networking.k8s.io/v1beta1");
+        assert_eq!(names(&server.get(&format!("{all}?labelSelector=l%3D1")).await), ["a"]);
+        let field = format!("{all}?fieldSelector=metadata.namespace%3Dother");
+        assert_eq!(names(&server.get(&field).await), ["b"]);
+        let wrong = server.get(&format!("{all}?fieldSelector=spec.x%3D1")).await;
+        assert_eq!((wrong.status, wrong.text("/reason")), (400, "BadRequest"));
+        let table = server.get_as(all, "application/json;as=Table;v=v1;g=meta.k8s.io").await;
+        assert_eq!(table.text("/kind"), "Table");
+        assert_eq!(table.text("/rows/1/object/kind"), "PartialObjectMetadata");
+        let columns = table.body["columnDefinitions"].as_array().unwrap();
+        assert_eq!(columns.len(), table.body["rows"][0]["cells"].as_array().unwrap().len());
+        assert_eq!(columns.last().unwrap()["name"], "Age");
+    }
+}

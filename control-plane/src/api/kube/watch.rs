@@ -231,3 +231,121 @@ impl Watcher {
         self.lines.push_back(line.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::{ROUTES, Server, route};
+
+    async fn events(server: &Server, query: &str, count: usize) -> Vec<String> {
+        let mut lines = server.lines(&format!("{ROUTES}?watch=true{query}")).await;
+        let mut events = Vec::new();
+        while events.len() < count
+            && let Some(event) = lines.event().await
+        {
+            events.push(event);
+        }
+        events
+    }
+
+    async fn label(server: &Server, name: &str, label: Value) {
+        let patch = json!({"metadata": {"labels": {"l": label}}});
+        assert_eq!(server.merge(&format!("{ROUTES}/{name}"), patch).await.status, 200);
+    }
+
+    #[tokio::test]
+    async fn a_watch_begins_where_it_was_asked_to() {
+        let server = Server::start().await;
+        for name in ["a", "b"] {
+            server.call("POST", ROUTES, route(name, "/x")).await;
+        }
+        label(&server, "a", json!("1")).await;
+        server.call("DELETE", &format!("{ROUTES}/b"), Value::Null).await;
+        // The present state, never history.
+        assert_eq!(events(&server, "&timeoutSeconds=1", 9).await, ["ADDED a@3"]);
+        assert_eq!(events(&server, "&resourceVersion=0&timeoutSeconds=1", 9).await, ["ADDED a@3"]);
+        let after = events(&server, "&resourceVersion=1", 3).await;
+        assert_eq!(after, ["ADDED b@2", "MODIFIED a@3", "DELETED b@4"]);
+        let initial = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                       &allowWatchBookmarks=true&timeoutSeconds=1";
+        assert_eq!(events(&server, initial, 9).await, ["ADDED a@3", "BOOKMARK @4"]);
+        let one = "&fieldSelector=metadata.name=z&resourceVersion=0&timeoutSeconds=1";
+        assert!(events(&server, one, 9).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_bookmark_after_the_initial_events_says_so() {
+        let server = Server::start().await;
+        let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                     &allowWatchBookmarks=true&timeoutSeconds=1";
+        let line = server.lines(&format!("{ROUTES}?{query}")).await.next().await.unwrap();
+        let bookmark: Value = serde_json::from_str(&line).unwrap();
+        let annotations = &bookmark["object"]["metadata"]["annotations"];
+        assert_eq!(annotations["k8s.io/initial-events-end"], "true");
+        assert_eq!(bookmark["object"]["kind"], "HTTPRoute");
+        let wrong = server.get(&format!("{ROUTES}?watch=1&sendInitialEvents=true")).await;
+        assert_eq!(wrong.status, 422);
+    }
+
+    #[tokio::test]
+    async fn changes_come_as_they_happen_and_a_selector_is_entered_and_left() {
+        let server = Server::start().await;
+        server.call("POST", ROUTES, route("a", "/x")).await;
+        let mut lines = server.lines(&format!("{ROUTES}?watch=1&labelSelector=l=1")).await;
+        for value in [json!("1"), json!("1"), json!("2"), json!("1")] {
+            label(&server, "a", value).await;
+        }
+        server.merge(&format!("{ROUTES}/a"), json!({"spec": {"hostnames": ["x.test"]}})).await;
+        server.call("DELETE", &format!("{ROUTES}/a"), Value::Null).await;
+        let expected = ["ADDED a@2", "DELETED a@3", "ADDED a@4", "MODIFIED a@5", "DELETED a@6"];
+        for expected in expected {
+            assert_eq!(lines.event().await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_version_is_410() {
+        let server = Server::start().await;
+        let answer = server.get(&format!("{ROUTES}?watch=1&resourceVersion=99")).await;
+        assert_eq!((answer.status, answer.text("/reason")), (410, "Expired"));
+        assert_eq!(server.get(&format!("{ROUTES}?watch=1&resourceVersion=x")).await.status, 422);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_comes_and_goes_sees_each_change_once() {
+        let server = Server::start().await;
+        server.call("POST", ROUTES, route("a", "/x")).await;
+        let (mut version, mut seen) = (1, Vec::new());
+        for round in 0..5_u32 {
+            for n in 0..3 {
+                label(&server, "a", json!(format!("{round}-{n}"))).await;
+            }
+            let query = format!("&resourceVersion={version}");
+            for event in events(&server, &query, 1 + round as usize % 3).await {
+                version = event.rsplit('@').next().unwrap().parse().unwrap();
+                seen.push(version);
+            }
+        }
+        assert_eq!(seen, (2..2 + seen.len() as u64).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn in_a_table_only_the_first_event_says_the_columns() {
+        let server = Server::start().await;
+        for name in ["a", "b"] {
+            server.call("POST", ROUTES, route(name, "/x")).await;
+        }
+        let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+        let path = format!("{ROUTES}?watch=1&timeoutSeconds=1");
+        let text = server.get_as(&path, table).await.body;
+        let events: Vec<Value> = text
+            .as_str()
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(events[0]["object"]["columnDefinitions"][0]["name"], "Name");
+        assert!(events[1]["object"]["columnDefinitions"].is_null());
+        assert_eq!(events[1]["object"]["rows"][0]["cells"][0], "b");
+    }
+}

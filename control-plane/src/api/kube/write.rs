@@ -305,3 +305,237 @@ fn precondition(value: &Value) -> Result<Expected, Refusal> {
 fn number(text: &str) -> Result<u64, Refusal> {
     text.parse().map_err(|_| invalid("metadata.resourceVersion", text, "must be a number"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::{ROUTES, Server, route};
+
+    fn a() -> String {
+        format!("{ROUTES}/a")
+    }
+
+    #[tokio::test]
+    async fn an_object_lives_from_create_to_delete() {
+        let server = Server::start().await;
+        let created = server.call("POST", ROUTES, route("a", "/x")).await;
+        assert_eq!(created.status, 201);
+        assert_eq!(created.text("/metadata/namespace"), "shop");
+        assert_eq!(created.text("/metadata/resourceVersion"), "1");
+        assert_eq!(created.body["metadata"]["generation"], 1);
+        // Defaults are filled in, as the Gateway API does.
+        assert_eq!(created.text("/spec/rules/0/matches/0/path/type"), "PathPrefix");
+        let read = server.get(&a()).await;
+        assert_eq!((read.status, &read.body), (200, &created.body));
+        assert_eq!(read.headers["weighlock-revision"], "r1");
+        let beta = server.get(&a().replace("/v1/", "/v1beta1/")).await;
+        assert_eq!(beta.text("/apiVersion"), "gateway.networking.k8s.io/v1beta1");
+        let gone = server.call("DELETE", &a(), json!({"propagationPolicy": "Background"})).await;
+        assert_eq!((gone.status, gone.text("/status")), (200, "Success"));
+        let missing = server.get(&a()).await;
+        assert_eq!(missing.status, 404);
+        assert_eq!(missing.text("/reason"), "NotFound");
+        assert_eq!(missing.body["details"]["kind"], "httproutes");
+        let message = "WL0404 httproutes.gateway.networking.k8s.io \"a\" not found";
+        assert_eq!(missing.text("/message"), message);
+        assert_eq!(server.call("DELETE", &a(), Value::Null).await.status, 404);
+    }
+
+    #[tokio::test]
+    async fn conflicts_are_409_and_a_replacement_needs_a_version() {
+        let server = Server::start().await;
+        let created = server.call("POST", ROUTES, route("a", "/x")).await.body;
+        let again = server.call("POST", ROUTES, route("a", "/y")).await;
+        assert_eq!((again.status, again.text("/reason")), (409, "AlreadyExists"));
+        let blind = server.call("PUT", &a(), route("a", "/y")).await;
+        assert_eq!(blind.status, 422);
+        assert_eq!(blind.text("/details/causes/0/field"), "metadata.resourceVersion");
+        let mut next = created.clone();
+        next["spec"]["rules"][0]["matches"][0]["path"]["value"] = "/y".into();
+        let replaced = server.call("PUT", &a(), next.clone()).await;
+        assert_eq!((replaced.status, replaced.text("/metadata/resourceVersion")), (200, "2"));
+        assert_eq!(replaced.body["metadata"]["generation"], 2);
+        let stale = server.call("PUT", &a(), next).await;
+        assert_eq!((stale.status, stale.text("/reason")), (409, "Conflict"));
+        assert!(stale.text("/message").starts_with("WL0409 Operation cannot be fulfilled"));
+        let patch = json!({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}});
+        assert_eq!(server.merge(&a(), patch).await.status, 409);
+        let absent = server.call("PUT", &format!("{ROUTES}/b"), created).await;
+        assert_eq!(absent.status, 400, "the name is another");
+        let options = json!({"preconditions": {"uid": "other"}});
+        assert_eq!(server.call("DELETE", &a(), options).await.status, 409);
+    }
+
+    #[tokio::test]
+    async fn a_patch_merges_and_one_that_changes_nothing_keeps_the_version() {
+        let server = Server::start().await;
+        server.call("POST", ROUTES, route("a", "/x")).await;
+        let patch = json!({"metadata": {"labels": {"team": "shop"}}});
+        let patched = server.merge(&a(), patch.clone()).await;
+        assert_eq!(patched.text("/metadata/labels/team"), "shop");
+        assert_eq!(patched.body["metadata"]["generation"], 1);
+        assert_eq!(server.merge(&a(), patch).await.body, patched.body);
+        assert_eq!(server.api.store.state().revision, 2);
+        assert_eq!(server.merge(&format!("{ROUTES}/b"), json!({})).await.status, 404);
+        for other in ["application/json-patch+json", "application/apply-patch+yaml", "text/plain"] {
+            let refused = server.send("PATCH", &a(), other, "[]").await;
+            assert_eq!((refused.status, refused.text("/reason")), (415, "UnsupportedMediaType"));
+        }
+        let renamed = server.merge(&a(), json!({"metadata": {"name": "b"}})).await;
+        assert_eq!(renamed.status, 400);
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_stores_nothing() {
+        let server = Server::start().await;
+        let query = format!("{ROUTES}?dryRun=All");
+        let created = server.call("POST", &query, route("a", "/x")).await;
+        assert_eq!((created.status, created.text("/metadata/name")), (201, "a"));
+        assert!(!created.text("/metadata/uid").is_empty());
+        assert_eq!(server.get(&a()).await.status, 404);
+        let wrong = server.call("POST", &format!("{ROUTES}?dryRun=Some"), route("a", "/x")).await;
+        assert_eq!(wrong.status, 422);
+        server.call("POST", ROUTES, route("a", "/x")).await;
+        // kubectl says it in the body, and a server that looks at the query only deletes for real.
+        let deleted = server.call("DELETE", &a(), json!({"dryRun": ["All"]})).await;
+        assert_eq!(deleted.status, 200);
+        assert_eq!(server.call("DELETE", &a(), json!({"dryRun": ["None"]})).await.status, 422);
+        let patch = format!("{}?dryRun=All", a());
+        server.merge(&patch, json!({"metadata": {"labels": {"a": "b"}}})).await;
+        assert!(server.get(&a()).await.body["metadata"]["labels"].is_null());
+        assert_eq!(server.api.store.state().revision, 1);
+    }
+
+    #[tokio::test]
+    async fn unknown_and_duplicate_fields_are_never_dropped_in_silence() {
+        let server = Server::start().await;
+        let mut typo = route("a", "/x");
+        typo["spec"]["ruels"] = json!([]);
+        let strict = server.call("POST", ROUTES, typo.clone()).await;
+        assert_eq!((strict.status, strict.text("/reason")), (400, "BadRequest"));
+        let message = strict.text("/message");
+        let expected = "WL0002 strict decoding error: unknown field \"spec.ruels\"";
+        assert!(message.starts_with(expected), "{message}");
+        let twice = r#"{"metadata": {"name": "a", "name": "a"}, "spec": {}}"#;
+        let strict = server.send("POST", ROUTES, "application/json", twice).await;
+        assert!(strict.text("/message").contains("duplicate field \"metadata.name\""));
+        for how in ["Warn", "Ignore"] {
+            let query = format!("{ROUTES}?dryRun=All&fieldValidation={how}");
+            let dropped = server.call("POST", &query, typo.clone()).await;
+            assert_eq!(dropped.status, 201);
+            assert!(dropped.body["spec"]["ruels"].is_null());
+            let warnings = dropped.warnings();
+            let warned = warnings.iter().any(|w| w.contains("unknown field \\\"spec.ruels\\\""));
+            assert!(warned, "{warnings:?}");
+        }
+        assert_eq!(server.api.store.state().revision, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_inside_is_422_with_a_cause_per_field() {
+        let server = Server::start().await;
+        let mut wrong = route("a", "/x");
+        wrong["spec"]["rules"][0]["matches"][0]["path"] =
+            json!({"type": "RegularExpression", "value": "(?!x)"});
+        let refused = server.call("POST", ROUTES, wrong).await;
+        assert_eq!((refused.status, refused.text("/reason")), (422, "Invalid"));
+        let field = "spec.rules[0].matches[0].path.value";
+        assert_eq!(refused.text("/details/causes/0/field"), field);
+        assert!(refused.text("/details/causes/0/message").starts_with("WL0045 "));
+        assert_eq!(server.get(&a()).await.status, 404);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_between_objects_is_a_warning() {
+        let server = Server::start().await;
+        let mut dangling = route("a", "/x");
+        dangling["spec"]["rules"][0]["backendRefs"] =
+            json!([{"group": "weighlock.dev", "kind": "Backend", "name": "nowhere"}]);
+        for query in ["?dryRun=All", ""] {
+            let created = server.call("POST", &format!("{ROUTES}{query}"), dangling.clone()).await;
+            assert_eq!(created.status, 201);
+            let warnings = created.warnings();
+            assert!(warnings.iter().any(|w| w.starts_with("299 - \"WL0031 ")), "{warnings:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_is_written_apart() {
+        let server = Server::start().await;
+        server.call("POST", ROUTES, route("a", "/x")).await;
+        let status = format!("{}/status", a());
+        let body = json!({"status": {"parents": []}, "spec": "ignored"});
+        let written = server.merge(&status, body).await;
+        assert_eq!(written.body["status"], json!({"parents": []}));
+        let mut main = written.body.clone();
+        main["status"] = json!({"mine": true});
+        let replaced = server.call("PUT", &a(), main).await;
+        assert_eq!(replaced.body, written.body);
+        assert_eq!(server.api.store.state().revision, 1);
+        let kindless =
+            "/apis/gateway.networking.k8s.io/v1/namespaces/shop/referencegrants/x/status";
+        assert_eq!(server.get(kindless).await.status, 404);
+    }
+
+    #[tokio::test]
+    async fn a_body_must_be_what_the_path_says() {
+        let server = Server::start().await;
+        let mut elsewhere = route("a", "/x");
+        elsewhere["metadata"]["namespace"] = "other".into();
+        assert_eq!(server.call("POST", ROUTES, elsewhere).await.status, 400);
+        let mut gateway = route("a", "/x");
+        gateway["kind"] = "Gateway".into();
+        assert_eq!(server.call("POST", ROUTES, gateway).await.status, 400);
+        assert_eq!(server.call("POST", ROUTES, json!([1])).await.status, 400);
+        assert_eq!(server.send("POST", ROUTES, "application/json", "{").await.status, 400);
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        assert_eq!(server.send("POST", ROUTES, protobuf, "k8s").await.status, 415);
+        let yaml = "metadata: {generateName: a-}\nspec: {}\n";
+        let created = server.send("POST", ROUTES, "application/yaml", yaml).await;
+        assert_eq!(created.status, 201);
+        assert_eq!(created.text("/metadata/name").len(), 7);
+        assert_eq!(server.call("PUT", ROUTES, json!({})).await.status, 405);
+        let mut large = route("a", "/x");
+        large["metadata"]["annotations"] =
+            (0..5).map(|n| (n.to_string(), json!("x".repeat(250_000)))).collect();
+        assert_eq!(server.call("POST", ROUTES, large).await.status, 413);
+        let huge = " ".repeat(9 << 20);
+        assert_eq!(server.send("POST", ROUTES, "application/json", &huge).await.status, 413);
+    }
+
+    #[tokio::test]
+    async fn secrets_are_in_no_answer_and_marks_keep_them() {
+        let server = Server::start().await;
+        let secrets = "/api/v1/namespaces/shop/secrets";
+        let secret = json!({
+            "metadata": {"name": "s"}, "stringData": {"password": "hush"},
+        });
+        let created = server.call("POST", secrets, secret).await;
+        assert_eq!(created.status, 201, "{:?}", created.body);
+        let hush = "aHVzaA==";
+        let path = format!("{secrets}/s");
+        let patch = json!({"data": {"other": "b3RoZXI="}});
+        let mut answers = vec![created, server.merge(&path, patch).await];
+        for read in [secrets, &path, "/v1/revisions", "/v1/revisions/r1"] {
+            answers.push(server.get(read).await);
+        }
+        let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+        answers.push(server.get_as(&format!("{secrets}?includeObject=Object"), table).await);
+        for answer in &answers {
+            let text = answer.body.to_string();
+            assert!(!text.contains(hush) && !text.contains("hush"), "{text}");
+        }
+        let mut watch = server.lines(&format!("{secrets}?watch=1")).await;
+        assert!(!watch.next().await.unwrap().contains(hush));
+        let state = server.api.store.state();
+        let stored = state.objects.iter().next().unwrap();
+        assert_eq!(stored.value["data"], json!({"password": hush, "other": "b3RoZXI="}));
+        let mut stolen = answers[3].body.clone();
+        stolen["data"]["copy"] = stolen["data"]["password"].clone();
+        let refused = server.call("PUT", &path, stolen).await;
+        assert_eq!(
+            (refused.status, refused.text("/details/causes/0/field")),
+            (422, "data[\"copy\"]")
+        );
+    }
+}
