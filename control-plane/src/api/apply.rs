@@ -381,7 +381,7 @@ spec:
 
     #[tokio::test]
     async fn a_bundle_is_one_revision_and_nothing_changes_twice() {
-        let server = Server::start().await;
+        let server = Server::start_with_pipeline().await;
         let documents = [GATEWAY, BACKEND, &route("one")];
         let applied = apply(&server, "&reason=first&fieldManager=ana", &documents).await;
         assert_eq!(applied.status, 200, "{:?}", applied.body);
@@ -414,7 +414,7 @@ spec:
             (422, "WL0031", "/spec/rules/0/backendRefs/0/name", 20, [GATEWAY, BACKEND, &dangling]),
             (422, "WL0002", "/spec/rules/0/backendRfs", 19, [GATEWAY, BACKEND, &typo]),
             (422, "WL0040", "/spec/rules/0/backendRefs/0/weight", 20, [GATEWAY, BACKEND, &zero]),
-            (422, "WL0004", "/metadata/name", 8, [GATEWAY, BACKEND, BACKEND]),
+            (422, "WL0004", "/metadata/name", 15, [GATEWAY, BACKEND, BACKEND]),
             (400, "WL0001", "", 13, [GATEWAY, BACKEND, "a: [\n"]),
         ];
         for (status, code, pointer, line, documents) in cases {

@@ -163,7 +163,13 @@ impl Bundle {
         findings
             .into_iter()
             .map(|finding| {
-                let item = self.documents.iter().find(|item| item.is_called(&finding.object));
+                let mut called =
+                    self.documents.iter().filter(|item| item.is_called(&finding.object));
+                // The later of two is the one too many.
+                let item = match finding.code {
+                    codes::SAME_OBJECT => called.last(),
+                    _ => called.next(),
+                };
                 let source = item.and_then(|item| item.source.as_ref());
                 let source = source.map(|source| self.place(source, &finding.field));
                 Located { finding, source }

@@ -263,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_is_published_when_the_write_is_answered() {
-        let server = Server::start().await;
+        let server = Server::start_with_pipeline().await;
         let body = json!({"version": "v1", "resources": [cluster("a", "1s"), cluster("b", "1s")]});
         let put = server.call("PUT", ALL, body.clone()).await;
         assert_eq!((put.status, put.text("/revision")), (200, "r1"), "{:?}", put.body);
@@ -288,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_resource_that_does_not_parse_is_422_with_its_path() {
-        let server = Server::start().await;
+        let server = Server::start_with_pipeline().await;
         let bad = json!({"@type": CDS, "name": "b", "load_assignment": {"endpoints": [{"x": 1}]}});
         for (resources, field) in [
             (json!([cluster("a", "1s"), bad]), "resources[1].load_assignment.endpoints[0].x"),
@@ -309,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_private_key_is_not_shown() {
-        let server = Server::start().await;
+        let server = Server::start_with_pipeline().await;
         let kind = ResourceType::Secret.type_url();
         let secret = json!({"@type": kind, "name": "s", "generic_secret":
             {"secret": {"inline_string": "hush"}}});

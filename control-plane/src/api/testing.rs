@@ -44,7 +44,17 @@ pub(crate) struct Lines {
 }
 
 impl Server {
+    /// Nothing writes but the test.
     pub(crate) async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// What is stored is published too, and gets statuses.
+    pub(crate) async fn start_with_pipeline() -> Self {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(pipeline_runs: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let (store, shutdown) = (Arc::new(Store::in_memory().unwrap()), CancellationToken::new());
@@ -54,7 +64,9 @@ impl Server {
         let parts = Parts { store, fleet, pipeline: pipeline.clone(), shutdown: shutdown.clone() };
         let (api, tasks) = (Api::new(parts), TaskTracker::new());
         let token = shutdown.clone();
-        tasks.spawn(async move { pipeline.run(token).await.unwrap() });
+        if pipeline_runs {
+            tasks.spawn(async move { pipeline.run(token).await.unwrap() });
+        }
         let serving = api.clone();
         tasks.spawn(async move { serving.serve(listener).await.unwrap() });
         let collecting = api.clone();
