@@ -167,7 +167,7 @@ impl Bundle {
                     self.documents.iter().filter(|item| item.is_called(&finding.object));
                 // The later of two is the one too many.
                 let item = match finding.code {
-                    codes::SAME_OBJECT => called.last(),
+                    codes::SAME_OBJECT => called.next_back(),
                     _ => called.next(),
                 };
                 let source = item.and_then(|item| item.source.as_ref());
