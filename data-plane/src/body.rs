@@ -149,6 +149,7 @@ impl Body {
 pub struct Meter {
     bytes: Cell<u64>,
     ended: Cell<Option<Ended>>,
+    ended_at: Cell<Option<Instant>>,
     activity: Rc<Activity>,
 }
 
@@ -187,7 +188,19 @@ impl Activity {
 impl Meter {
     /// A meter at zero.
     pub fn new(activity: Rc<Activity>) -> Rc<Self> {
-        Rc::new(Self { bytes: Cell::new(0), ended: Cell::new(None), activity })
+        Rc::new(Self {
+            bytes: Cell::new(0),
+            ended: Cell::new(None),
+            ended_at: Cell::new(None),
+            activity,
+        })
+    }
+
+    /// Notes bytes that passed outside a body: after a switch of protocols.
+    pub fn add(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes.set(self.bytes.get().saturating_add(bytes));
+        self.activity.touch();
     }
 
     /// Bytes of the body that have passed.
@@ -200,9 +213,17 @@ impl Meter {
         self.ended.get()
     }
 
-    /// Notes that there is no body to come.
-    pub fn end(&self) {
+    /// When the last byte passed.
+    pub fn completed_at(&self) -> Option<Instant> {
+        self.ended_at.get()
+    }
+
+    /// Notes that nothing more is to come.
+    pub fn complete(&self) {
         self.ended.set(Some(Ended::Complete));
+        if self.ended_at.get().is_none() {
+            self.ended_at.set(Some(Instant::now()));
+        }
     }
 }
 
@@ -308,15 +329,14 @@ impl http_body::Body for Body {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     meter.bytes.set(meter.bytes.get().saturating_add(length));
                 }
-                // A peer that has the last byte asks no more.
+                // Who has the last byte asks no more.
                 if this.source.is_end_stream() {
-                    meter.ended.set(Some(Ended::Complete));
-                } else {
-                    meter.activity.touch();
+                    meter.complete();
                 }
+                meter.activity.touch();
             }
             Poll::Ready(Some(Err(_))) => meter.ended.set(Some(Ended::Sender)),
-            Poll::Ready(None) => meter.ended.set(Some(Ended::Complete)),
+            Poll::Ready(None) => meter.complete(),
         }
         polled
     }

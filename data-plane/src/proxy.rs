@@ -1,3 +1,295 @@
 //! The life of one request.
 
+pub mod connection;
 pub mod edge;
+pub mod worker;
+mod deadline;
+mod exchange;
+mod forward;
+mod log;
+mod reply;
+mod upgrade;
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use self::connection::Connection;
+use self::edge::Peer;
+use self::exchange::{Exchange, path_of};
+use self::forward::Plan;
+use self::reply::{Local, is_grpc};
+use self::upgrade::Tunnel;
+use crate::body::{Body, BodyError, Deadlines};
+use crate::cluster::pool::InFlight;
+use crate::filter::Verdict;
+use crate::guard;
+use crate::listener::FilterChain;
+use crate::listener::http::HttpOptions;
+use crate::route::action::{Action, Forward};
+use crate::route::{Found, NotFound, RequestView};
+use crate::telemetry::why::Why;
+
+/// The body of a response on its way to the client. The exchange ends with it.
+#[derive(Debug)]
+pub struct ReplyBody {
+    body: Body,
+    exchange: Option<Exchange>,
+}
+
+/// Answers a request.
+pub async fn serve(connection: &Rc<Connection>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let (mut head, incoming) = request.into_parts();
+    let client = head.extensions.remove::<OnUpgrade>();
+    let mut exchange = Exchange::new(connection, &head);
+    let body = Body::incoming(incoming);
+    if body.is_empty() {
+        exchange.request.complete();
+    }
+    let body = body.watched(Rc::clone(&exchange.request), Deadlines::default());
+    let view = exchange.view.clone();
+    let response = match view.chain() {
+        Some(chain) => answer(&mut exchange, chain, Request::from_parts(head, body)).await,
+        None => Local::new(Why::InternalError).respond(false),
+    };
+    match client {
+        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            switch(exchange, client, response)
+        }
+        _ => reply(exchange, response),
+    }
+}
+
+/// The response, ready but for its body.
+async fn answer(
+    exchange: &mut Exchange,
+    chain: &FilterChain,
+    request: Request<Body>,
+) -> Response<Body> {
+    let options = &chain.config.http.options;
+    let is_grpc = is_grpc(request.headers());
+    let mut ran = 0;
+    let mut response = match admit(exchange, options, request) {
+        Err(refused) => {
+            exchange.note_route(chain, None);
+            let (why, response) = reply::refused(refused, is_grpc);
+            ours(exchange, why, response)
+        }
+        Ok(admitted) => match route(exchange, chain, admitted, &mut ran).await {
+            Ok(response) => response,
+            Err(local) => ours(exchange, local.why, local.respond(is_grpc)),
+        },
+    };
+    if ran > 0 {
+        let context = exchange.context();
+        chain.config.http.filters.on_response(ran, &mut response, &context).await;
+    }
+    let id = exchange.request_id();
+    edge::response(response.headers_mut(), &options.edge, &options.server, id);
+    response
+}
+
+/// Notes that the proxy answers by itself.
+fn ours(exchange: &mut Exchange, why: Why, response: Response<Body>) -> Response<Body> {
+    exchange.why = Some(why);
+    exchange.count_local_reply(why);
+    let meter = Rc::clone(&exchange.response);
+    response.map(|body| body.watched(meter, Deadlines::default()))
+}
+
+/// A request that was let in, and the protocol that it asks to upgrade to.
+type Admitted = (Request<Body>, Option<HeaderValue>);
+
+/// Lets a request in: checked, canonical, with the headers of the edge.
+fn admit(
+    exchange: &mut Exchange,
+    options: &HttpOptions,
+    request: Request<Body>,
+) -> Result<Admitted, guard::Refused> {
+    let (mut head, body) = request.into_parts();
+    let facts = &exchange.connection.facts;
+    let asks = guard::request(&mut head, options, facts.local.port())?;
+    let peer = Peer {
+        remote: facts.remote,
+        is_tls: facts.is_tls,
+        own_address: exchange.connection.worker().settings.own_address,
+    };
+    let origin = edge::request(&mut head.headers, &options.edge, peer, fastrand::u128(..));
+    exchange.note_request(&head, origin);
+    Ok((Request::from_parts(head, body), asks.upgrade))
+}
+
+/// Finds the route, runs the filters, and does what the route says.
+async fn route(
+    exchange: &mut Exchange,
+    chain: &FilterChain,
+    (mut request, upgrade): Admitted,
+    ran: &mut usize,
+) -> Result<Response<Body>, Local> {
+    let table = &chain.routes.table;
+    let random = fastrand::u64(..);
+    let found = match table.find(&view(exchange, &request, random)) {
+        Ok(found) => found,
+        Err(not_found) => {
+            exchange.note_route(chain, None);
+            return no_route(exchange, not_found, request);
+        }
+    };
+    exchange.note_route(chain, Some(&found));
+    let filters = &chain.config.http.filters;
+    if !filters.is_empty() {
+        let (count, verdict) = filters.on_request(&mut request, &exchange.context()).await;
+        *ran = count;
+        if let Verdict::Reply(why, response) = verdict {
+            exchange.headers = request.into_parts().0.headers;
+            return Ok(ours(exchange, why, *response));
+        }
+    }
+    match &found.route.action {
+        Action::Forward(forward) => {
+            let upgrade = allowed(upgrade.as_ref(), forward, &chain.config.http.options)?;
+            let plan = Plan { chain, found: &found, forward, upgrade, random };
+            forward::forward(exchange, plan, request).await
+        }
+        Action::Redirect(redirect) => {
+            let response = redirect.respond(&view(exchange, &request, random), found.matched);
+            Ok(direct(exchange, &found, request, response.map(|()| Body::empty())))
+        }
+        Action::Direct(direct_response) => {
+            let mut response = Response::new(Body::full(direct_response.body.clone()));
+            *response.status_mut() = direct_response.status;
+            if let Some(kind) = &direct_response.content_type {
+                response.headers_mut().insert(http::header::CONTENT_TYPE, kind.clone());
+            }
+            Ok(direct(exchange, &found, request, response))
+        }
+    }
+}
+
+fn view<'a>(exchange: &Exchange, request: &'a Request<Body>, random: u64) -> RequestView<'a> {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let is_https = exchange.origin.is_some_and(|origin| origin.is_https);
+    RequestView {
+        method: request.method(),
+        host: host.unwrap_or_default(),
+        path: path_of(request.uri()),
+        headers: request.headers(),
+        scheme: if is_https { "https" } else { "http" },
+        random,
+    }
+}
+
+fn no_route(
+    exchange: &mut Exchange,
+    not_found: NotFound,
+    request: Request<Body>,
+) -> Result<Response<Body>, Local> {
+    let response = match not_found {
+        NotFound::NoVirtualHost | NotFound::NoRoute => Err(Local::new(Why::NoRoute)),
+        NotFound::TlsRequired => {
+            let response = not_found.respond(&view(exchange, &request, 0));
+            Ok(ours(exchange, Why::DirectResponse, response.map(|()| Body::empty())))
+        }
+    };
+    exchange.headers = request.into_parts().0.headers;
+    response
+}
+
+/// A response that the route itself has, with the route's changes.
+fn direct(
+    exchange: &mut Exchange,
+    found: &Found<'_>,
+    request: Request<Body>,
+    mut response: Response<Body>,
+) -> Response<Body> {
+    exchange.headers = request.into_parts().0.headers;
+    let context = crate::format::Context {
+        response_code: Some(response.status().as_u16()),
+        ..exchange.context()
+    };
+    found.mutate_response(response.headers_mut(), None, &context);
+    ours(exchange, Why::DirectResponse, response)
+}
+
+/// The protocol to upgrade to, where route and listener allow it.
+fn allowed<'a>(
+    asked: Option<&'a HeaderValue>,
+    forward: &Forward,
+    options: &HttpOptions,
+) -> Result<Option<&'a HeaderValue>, Local> {
+    let Some(asked) = asked else { return Ok(None) };
+    let protocol = asked.to_str().unwrap_or_default();
+    let by_listener = || {
+        let mut upgrades = options.upgrades.iter();
+        upgrades.any(|known| known.enabled && known.protocol.eq_ignore_ascii_case(protocol))
+    };
+    if forward.allows_upgrade(protocol).unwrap_or_else(by_listener) {
+        return Ok(Some(asked));
+    }
+    Err(Local::new(Why::UpgradeRefused))
+}
+
+/// Hands the response to the codec; the exchange ends with its body.
+fn reply(mut exchange: Exchange, mut response: Response<Body>) -> Response<ReplyBody> {
+    if exchange.connection.says_close(exchange.version) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    reply::fit_body(&mut response, &exchange.method);
+    if response.body().is_empty() {
+        exchange.response.complete();
+    }
+    exchange.note_response(response.status(), response.headers());
+    response.map(|body| ReplyBody { body, exchange: Some(exchange) })
+}
+
+/// Switches protocols: the exchange ends with the tunnel.
+fn switch(
+    mut exchange: Exchange,
+    client: OnUpgrade,
+    mut response: Response<Body>,
+) -> Response<ReplyBody> {
+    let Some(upstream) = response.extensions_mut().remove::<OnUpgrade>() else {
+        let local = Local::new(Why::UpstreamProtocolError).respond(false);
+        let local = ours(&mut exchange, Why::UpstreamProtocolError, local);
+        return reply(exchange, local);
+    };
+    exchange.note_response(response.status(), response.headers());
+    let in_flight = response.extensions_mut().remove::<InFlight>();
+    let idle = exchange.view.chain().and_then(|c| c.config.http.options.timeouts.stream_idle);
+    let tunnel = Tunnel { client, upstream, in_flight, idle };
+    let tasks = exchange.connection.worker().tasks.clone();
+    tasks.spawn_local(tunnel.run(exchange));
+    response.map(|_| ReplyBody { body: Body::empty(), exchange: None })
+}
+
+impl http_body::Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(context);
+        if let Poll::Ready(None | Some(Err(_))) = polled {
+            this.exchange = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,10 +1,11 @@
 //! A client's byte stream, plain or TLS, with what was read ahead put back in front.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -17,7 +18,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The stream of a client.
 #[derive(Debug)]
-pub enum Stream {
+pub(super) enum Stream {
     /// As it comes.
     Plain(TcpStream),
     /// Decrypted.
@@ -25,41 +26,59 @@ pub enum Stream {
 }
 
 /// When the head of a request began to come in, for the deadline on it.
-#[derive(Debug, Default)]
-pub struct HeadClock {
-    is_serving: Cell<bool>,
-    began: Cell<Option<Instant>>,
+///
+/// Shared within one thread; atomic since hyper wants streams that could move between threads.
+#[derive(Debug)]
+pub(super) struct HeadClock {
+    base: Instant,
+    is_serving: AtomicBool,
+    /// Milliseconds after `base`, and one; 0 is none.
+    began: AtomicU64,
 }
 
 impl HeadClock {
+    pub(super) fn new() -> Arc<Self> {
+        let (is_serving, began) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Self { base: Instant::now(), is_serving, began })
+    }
+
     /// The head is there: what comes next belongs to a request.
-    pub fn head_is_there(&self) {
-        self.is_serving.set(true);
-        self.began.set(None);
+    pub(super) fn head_is_there(&self) {
+        self.is_serving.store(true, Relaxed);
+        self.began.store(0, Relaxed);
     }
 
     /// Nothing is under way any more: what comes next begins a head.
-    pub fn idle(&self) {
-        self.is_serving.set(false);
+    pub(super) fn idle(&self) {
+        self.is_serving.store(false, Relaxed);
     }
 
     /// When a head that is not there yet began.
-    pub fn began(&self) -> Option<Instant> {
-        self.began.get()
+    pub(super) fn began(&self) -> Option<Instant> {
+        let after = self.began.load(Relaxed).checked_sub(1)?;
+        Some(self.base + Duration::from_millis(after))
+    }
+
+    /// Bytes came in.
+    fn bytes_came(&self) {
+        if !self.is_serving.load(Relaxed) && self.began.load(Relaxed) == 0 {
+            let ms = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+            self.began.store(ms + 1, Relaxed);
+        }
     }
 }
 
 /// A client's stream with what was read ahead.
 #[derive(Debug)]
-pub struct Io {
+pub(super) struct Io {
     stream: Stream,
     ahead: Bytes,
-    clock: Rc<HeadClock>,
+    clock: Arc<HeadClock>,
 }
 
 impl Io {
     /// The stream from here on.
-    pub fn new(stream: Stream, clock: Rc<HeadClock>) -> Self {
+    pub(super) fn new(stream: Stream, clock: Arc<HeadClock>) -> Self {
         Self { stream, ahead: Bytes::new(), clock }
     }
 
@@ -67,7 +86,7 @@ impl Io {
     ///
     /// # Errors
     /// When reading fails. A stream that ends is not HTTP/2.
-    pub async fn is_http2(&mut self) -> io::Result<bool> {
+    pub(super) async fn is_http2(&mut self) -> io::Result<bool> {
         let mut ahead = Vec::with_capacity(1024);
         loop {
             let known = ahead.len().min(PREFACE.len());
@@ -84,7 +103,7 @@ impl Io {
             Stream::Plain(stream) => stream.read_buf(ahead).await?,
             Stream::Tls(stream) => stream.read_buf(ahead).await?,
         };
-        self.clock.began.set(Some(Instant::now()));
+        self.clock.bytes_came();
         Ok(read)
     }
 }
@@ -106,9 +125,8 @@ impl AsyncRead for Io {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         };
-        let clock = &this.clock;
-        if polled.is_ready() && !clock.is_serving.get() && clock.began.get().is_none() {
-            clock.began.set(Some(Instant::now()));
+        if polled.is_ready() {
+            this.clock.bytes_came();
         }
         polled
     }
@@ -179,7 +197,7 @@ mod tests {
         };
         let receive = async {
             let (stream, _) = listener.accept().await.unwrap();
-            let mut io = Io::new(Stream::Plain(stream), Rc::default());
+            let mut io = Io::new(Stream::Plain(stream), HeadClock::new());
             let is_http2 = io.is_http2().await.unwrap();
             let mut all = Vec::new();
             io.read_to_end(&mut all).await.unwrap();

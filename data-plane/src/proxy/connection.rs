@@ -1,0 +1,284 @@
+//! A client's connection, and the listener that it came in by: what stays while snapshots go.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::Version;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::worker::Worker;
+use crate::listener::matching::ConnectionFacts;
+use crate::listener::{FilterChain, Listener};
+use crate::snapshot::Snapshot;
+use crate::telemetry::stats::ListenerStats;
+
+/// A listener as one worker serves it. It follows the snapshot; its connections follow it.
+#[derive(Debug)]
+pub struct Serving {
+    /// Its name.
+    pub name: Arc<str>,
+    worker: Rc<Worker>,
+    current: RefCell<Rc<View>>,
+    connections: RefCell<HashMap<u64, Rc<Connection>>>,
+    next_id: Cell<u64>,
+    says_close: Cell<bool>,
+    /// Told when the last connection is gone.
+    pub emptied: Notify,
+}
+
+/// A listener of one snapshot.
+#[derive(Debug)]
+pub struct View {
+    snapshot: Arc<Snapshot>,
+    listener: Arc<Listener>,
+}
+
+/// What a request sees of the configuration, whole.
+#[derive(Debug, Clone)]
+pub struct ChainView {
+    view: Rc<View>,
+    chain: usize,
+}
+
+impl ChainView {
+    /// The filter chain.
+    pub fn chain(&self) -> Option<&FilterChain> {
+        self.view.listener.chains.get(self.chain)
+    }
+}
+
+impl Serving {
+    /// The listener `name`, where the snapshot has it.
+    pub fn new(name: &Arc<str>, worker: &Rc<Worker>) -> Option<Rc<Self>> {
+        let snapshot = worker.snapshot();
+        let listener = Arc::clone(snapshot.listeners.get(name)?);
+        Some(Rc::new(Self {
+            name: Arc::clone(name),
+            worker: Rc::clone(worker),
+            current: RefCell::new(Rc::new(View { snapshot, listener })),
+            connections: RefCell::default(),
+            next_id: Cell::new(0),
+            says_close: Cell::new(false),
+            emptied: Notify::new(),
+        }))
+    }
+
+    /// The worker that serves it.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// The listener as the current snapshot has it, or as it was when it was last there.
+    pub fn listener(&self) -> Arc<Listener> {
+        Arc::clone(&self.view().listener)
+    }
+
+    /// How many connections are open.
+    pub fn connection_count(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Follows the snapshot, so that an old one is not kept for want of requests.
+    pub fn refresh(&self) {
+        self.view();
+    }
+
+    fn view(&self) -> Rc<View> {
+        let newer = self.worker.newer_snapshot(&self.current.borrow().snapshot);
+        let Some(snapshot) = newer else { return Rc::clone(&self.current.borrow()) };
+        let before = Rc::clone(&self.current.borrow());
+        let listener = match snapshot.listeners.get(&self.name) {
+            Some(listener) => Arc::clone(listener),
+            // Removed: its connections are being drained, and are served as before until then.
+            None => Arc::clone(&before.listener),
+        };
+        let is_new = !Arc::ptr_eq(&listener.config, &before.listener.config);
+        let view = Rc::new(View { snapshot, listener });
+        *self.current.borrow_mut() = Rc::clone(&view);
+        if is_new {
+            for connection in self.connections.borrow().values() {
+                connection.follow(&before, &view);
+            }
+        }
+        view
+    }
+
+    /// Takes in a connection; `None` when no filter chain is for it.
+    pub fn admit(self: &Rc<Self>, facts: ConnectionFacts) -> Option<Admitted> {
+        let view = self.view();
+        let chain = view.listener.select(&facts)?;
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let connection = Rc::new(Connection {
+            id,
+            serving: Rc::clone(self),
+            facts,
+            tls_version: Cell::new(""),
+            chain: Cell::new(chain),
+            left_behind: RefCell::default(),
+            requests: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+            says_close: Cell::new(self.says_close.get()),
+            drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        });
+        self.connections.borrow_mut().insert(id, Rc::clone(&connection));
+        Some(Admitted(connection))
+    }
+
+    /// Has HTTP/1 responses say that their connection ends, also on connections to come.
+    pub fn say_close(&self) {
+        self.says_close.set(true);
+        for connection in self.connections.borrow().values() {
+            connection.says_close.set(true);
+        }
+    }
+
+    /// Asks all connections to end: those without a request now, the others with their last one.
+    pub fn drain(&self) {
+        self.say_close();
+        for connection in self.connections.borrow().values() {
+            connection.drain.cancel();
+        }
+    }
+
+    /// Ends all connections, whatever is under way.
+    pub fn cut_off(&self) {
+        for connection in self.connections.borrow().values() {
+            connection.cut.cancel();
+        }
+    }
+}
+
+/// A connection that was taken in. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Admitted(Rc<Connection>);
+
+impl Admitted {
+    /// The connection.
+    pub fn connection(&self) -> &Rc<Connection> {
+        &self.0
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut connections = self.0.serving.connections.borrow_mut();
+        connections.remove(&self.0.id);
+        if connections.is_empty() {
+            self.0.serving.emptied.notify_one();
+        }
+    }
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    id: u64,
+    serving: Rc<Serving>,
+    /// What is known of it.
+    pub facts: ConnectionFacts,
+    /// The version of TLS that it speaks; empty where it speaks none.
+    pub tls_version: Cell<&'static str>,
+    chain: Cell<usize>,
+    /// What it is served by when the listener has no chain for it any more.
+    left_behind: RefCell<Option<Rc<View>>>,
+    requests: Cell<u32>,
+    idle_since: Cell<Instant>,
+    says_close: Cell<bool>,
+    drain: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Connection {
+    /// The worker that serves it.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.serving.worker
+    }
+
+    /// The name of its listener.
+    pub fn listener_name(&self) -> &Arc<str> {
+        &self.serving.name
+    }
+
+    /// What the next request sees.
+    pub fn view(&self) -> ChainView {
+        let current = self.serving.view();
+        let view = self.left_behind.borrow().clone().unwrap_or(current);
+        ChainView { view, chain: self.chain.get() }
+    }
+
+    /// The numbers of its listener.
+    pub fn stats(&self) -> Arc<ListenerStats> {
+        Arc::clone(&self.serving.current.borrow().listener.stats)
+    }
+
+    /// Chooses a chain of the new configuration. Where there is none, or one that wants another
+    /// handshake than there was, the connection is served as before and asked to end.
+    fn follow(&self, before: &Rc<View>, after: &View) {
+        if self.left_behind.borrow().is_some() {
+            return;
+        }
+        let old = before.listener.chains.get(self.chain.get());
+        let chosen = after.listener.select(&self.facts).filter(|chosen| {
+            let new = after.listener.chains.get(*chosen);
+            old.zip(new).is_some_and(|(old, new)| is_served_alike(old, new))
+        });
+        match chosen {
+            Some(chosen) => self.chain.set(chosen),
+            None => {
+                *self.left_behind.borrow_mut() = Some(Rc::clone(before));
+                self.says_close.set(true);
+                self.drain.cancel();
+            }
+        }
+    }
+
+    /// Waits until the connection is asked to end.
+    pub async fn drained(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Waits until the connection has to end.
+    pub async fn cut_off(&self) {
+        self.cut.cancelled().await;
+    }
+
+    /// A request began.
+    pub(super) fn request_began(&self) {
+        self.requests.set(self.requests.get() + 1);
+    }
+
+    /// A request ended.
+    pub(super) fn request_ended(&self) {
+        self.requests.set(self.requests.get().saturating_sub(1));
+        self.idle_since.set(Instant::now());
+    }
+
+    /// Since when it has no request; `None` while it has one.
+    pub fn idle_since(&self) -> Option<Instant> {
+        (self.requests.get() == 0).then(|| self.idle_since.get())
+    }
+
+    /// Whether responses of this version are to say that the connection ends.
+    pub(super) fn says_close(&self, version: Version) -> bool {
+        self.says_close.get() && version < Version::HTTP_2
+    }
+}
+
+/// Whether a connection of the one chain may be served by the other: it needs the same of the
+/// client's handshake. Certificates of ours may differ.
+fn is_served_alike(old: &FilterChain, new: &FilterChain) -> bool {
+    match (&old.config.tls, &new.config.tls) {
+        (None, None) => true,
+        (Some(old), Some(new)) => {
+            old.validation == new.validation
+                && old.requires_client_certificate == new.requires_client_certificate
+        }
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}

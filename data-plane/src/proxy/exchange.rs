@@ -1,0 +1,269 @@
+//! One request and its response: what the log and the numbers will say of them.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::{Method, StatusCode, Uri, Version, request};
+use tokio::time::Instant;
+use xds_proto::convert::Address;
+
+use super::connection::{ChainView, Connection};
+use super::deadline::Progress;
+use super::edge::{Origin, REQUEST_ID};
+use super::log;
+use crate::body::{Activity, DeadlineKind, Ended, Meter};
+use crate::cluster::Cluster;
+use crate::cluster::endpoints::Endpoint;
+use crate::format::Context;
+use crate::listener::FilterChain;
+use crate::route::Found;
+use crate::telemetry::stats::{ListenerStats, RouteStats};
+use crate::telemetry::why::Why;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// One request and its response. Dropped, it is over: then it is counted and logged.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) connection: Rc<Connection>,
+    pub(super) view: ChainView,
+    pub(super) started: Instant,
+    pub(super) started_at: SystemTime,
+    pub(super) version: Version,
+    pub(super) method: Method,
+    /// Path and query as the client sent them, canonical.
+    pub(super) uri: Uri,
+    /// The headers as they were sent upstream; before that, as they came.
+    pub(super) headers: HeaderMap,
+    /// Path and query as they were sent upstream.
+    pub(super) sent_uri: Option<Uri>,
+    pub(super) host: Option<HeaderValue>,
+    pub(super) origin: Option<Origin>,
+    pub(super) activity: Rc<Activity>,
+    pub(super) request: Rc<Meter>,
+    pub(super) response: Rc<Meter>,
+    pub(super) route: Option<RouteNames>,
+    pub(super) why: Option<Why>,
+    /// All retries that the policy allows were made, and the last try failed too.
+    pub(super) is_exhausted: bool,
+    pub(super) cluster: Option<Arc<Cluster>>,
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+    pub(super) attempts: u32,
+    /// Time spent waiting for heads from upstream.
+    pub(super) upstream_wait: Duration,
+    pub(super) head: Option<ResponseHead>,
+    listener_stats: Arc<ListenerStats>,
+    route_stats: Option<Arc<RouteStats>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RouteNames {
+    pub(super) route: Arc<str>,
+    pub(super) virtual_host: Arc<str>,
+}
+
+/// What is kept of the head of the response.
+#[derive(Debug)]
+pub(super) struct ResponseHead {
+    pub(super) status: StatusCode,
+    pub(super) at: Instant,
+    pub(super) grpc_status: Option<HeaderValue>,
+    /// Kept where an access log may ask for them.
+    pub(super) headers: Option<HeaderMap>,
+}
+
+impl Exchange {
+    pub(super) fn new(connection: &Rc<Connection>, head: &request::Parts) -> Self {
+        let listener_stats = connection.stats();
+        listener_stats.requests_active.increment();
+        connection.request_began();
+        let activity = Activity::new();
+        Self {
+            connection: Rc::clone(connection),
+            view: connection.view(),
+            started: activity.last(),
+            started_at: SystemTime::now(),
+            version: head.version,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            headers: HeaderMap::new(),
+            sent_uri: None,
+            host: None,
+            origin: None,
+            request: Meter::new(Rc::clone(&activity)),
+            response: Meter::new(Rc::clone(&activity)),
+            activity,
+            route: None,
+            why: None,
+            is_exhausted: false,
+            cluster: None,
+            endpoint: None,
+            attempts: 0,
+            upstream_wait: Duration::ZERO,
+            head: None,
+            listener_stats,
+            route_stats: None,
+        }
+    }
+
+    /// Notes the request as it was let in.
+    pub(super) fn note_request(&mut self, head: &request::Parts, origin: Origin) {
+        self.uri = head.uri.clone();
+        self.host = head.headers.get(HOST).cloned();
+        self.origin = Some(origin);
+    }
+
+    /// Notes the request as it goes upstream.
+    pub(super) fn note_sent(&mut self, head: &request::Parts) {
+        self.headers = head.headers.clone();
+        self.sent_uri = Some(head.uri.clone());
+    }
+
+    /// Notes which route it took, or that there was none.
+    pub(super) fn note_route(&mut self, chain: &FilterChain, found: Option<&Found<'_>>) {
+        let registry = &self.connection.worker().settings.registry;
+        self.route_stats = chain.stats.get(found, registry).cloned();
+        self.route = found.map(|found| RouteNames {
+            route: Arc::clone(&found.route.name),
+            virtual_host: Arc::clone(&found.virtual_host.name),
+        });
+    }
+
+    /// Notes the head of the response. Its headers are kept where an access log may ask for them.
+    pub(super) fn note_response(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let has_logs = self.view.chain().is_some_and(|chain| !chain.logs.is_empty());
+        self.head = Some(ResponseHead {
+            status,
+            at: Instant::now(),
+            grpc_status: headers.get(GRPC_STATUS).cloned(),
+            headers: has_logs.then(|| headers.clone()),
+        });
+    }
+
+    /// How far it has come.
+    pub(super) fn progress(&self, try_started: Instant) -> Progress {
+        Progress {
+            started: self.started,
+            request_complete: self.request.completed_at(),
+            active: self.activity.last(),
+            try_started,
+        }
+    }
+
+    /// Whether the whole request has come.
+    pub(super) fn is_request_complete(&self) -> bool {
+        self.request.completed_at().is_some()
+    }
+
+    pub(super) fn request_id(&self) -> Option<&HeaderValue> {
+        self.headers.get(REQUEST_ID)
+    }
+
+    pub(super) fn user_agent(&self) -> Option<&HeaderValue> {
+        self.headers.get(USER_AGENT)
+    }
+
+    /// What format strings read, without flags.
+    pub(super) fn context(&self) -> Context<'_> {
+        let facts = &self.connection.facts;
+        let client = self.origin.map_or(facts.remote, |origin| origin.client);
+        let is_https = self.origin.is_some_and(|origin| origin.is_https);
+        let head = self.head.as_ref();
+        Context {
+            request_headers: Some(&self.headers),
+            response_headers: head.and_then(|head| head.headers.as_ref()),
+            method: Some(&self.method),
+            path: path_of(self.sent_uri.as_ref().unwrap_or(&self.uri)),
+            host: self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+            scheme: if is_https { "https" } else { "http" },
+            protocol: Some(self.version),
+            response_code: head.map(|head| head.status.as_u16()),
+            details: self.why.map_or("via_upstream", |why| why.facts().details),
+            start: Some(self.started_at),
+            remote: Some(client),
+            direct_remote: Some(facts.remote),
+            local: Some(facts.local),
+            endpoint: self.endpoint.as_deref().and_then(socket_address),
+            cluster: self.cluster.as_ref().map_or("", |cluster| &cluster.config.name),
+            attempts: self.attempts,
+            route_name: self.route.as_ref().map_or("", |route| &route.route),
+            virtual_host: self.route.as_ref().map_or("", |route| &route.virtual_host),
+            bytes_received: self.request.bytes(),
+            bytes_sent: self.response.bytes(),
+            server_name: facts.server_name.as_deref().unwrap_or_default(),
+            tls_version: self.connection.tls_version.get(),
+            ..Context::default()
+        }
+    }
+
+    /// Envoy's flags of what went wrong.
+    pub(super) fn flags(&self) -> String {
+        let mut flags = self.why.map_or("", |why| why.facts().flag).to_owned();
+        if self.is_exhausted {
+            if !flags.is_empty() {
+                flags.push(',');
+            }
+            flags.push_str(Why::RetriesExhausted.facts().flag);
+        }
+        flags
+    }
+
+    /// Why a response that began did not end, if so.
+    fn note_end(&mut self) {
+        let interrupted = match (&self.head, self.response.ended()) {
+            (Some(_), Some(Ended::Complete)) => return,
+            (None, _) | (Some(_), None) => Why::ClientClosed,
+            (Some(_), Some(Ended::Sender)) => Why::UpstreamReset,
+            (Some(_), Some(Ended::Deadline(DeadlineKind::Idle))) => Why::IdleTimeout,
+            (Some(_), Some(Ended::Deadline(DeadlineKind::Overall))) => Why::UpstreamTimeout,
+        };
+        self.why = Some(interrupted);
+    }
+
+    fn count(&self, took: Duration) {
+        let Some(stats) = &self.route_stats else { return };
+        stats.requests.count(self.head.as_ref().map(|head| head.status));
+        stats.duration.record(took);
+        stats.gateway_duration.record(self.gateway_time());
+        stats.request_body_bytes.add(self.request.bytes());
+        stats.response_body_bytes.add(self.response.bytes());
+    }
+
+    /// Counts a reply of our own.
+    pub(super) fn count_local_reply(&self, why: Why) {
+        if let Some(stats) = &self.route_stats {
+            stats.local_reply(why);
+        }
+    }
+
+    /// Time spent in the gateway itself: until the head of the response, without the wait for it.
+    pub(super) fn gateway_time(&self) -> Duration {
+        let head = self.head.as_ref().map_or_else(Instant::now, |head| head.at);
+        head.duration_since(self.started).saturating_sub(self.upstream_wait)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.note_end();
+        let took = self.started.elapsed();
+        self.count(took);
+        log::write(self, took);
+        self.listener_stats.requests_active.decrement();
+        self.connection.request_ended();
+    }
+}
+
+fn socket_address(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match &endpoint.config.address {
+        Address::Ip(address) => Some(*address),
+        Address::Name(..) | Address::Pipe(_) => None,
+    }
+}
+
+pub(super) fn path_of(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+}

@@ -1,0 +1,462 @@
+//! A request on its way upstream: which cluster, which endpoint, how long, and whether once more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, request};
+use tokio::time::Instant;
+
+use super::deadline::{Expired, Limits};
+use super::exchange::{Exchange, path_of};
+use super::reply::{Local, is_grpc};
+use crate::body::{Body, Deadlines, Ended};
+use crate::cluster::Cluster;
+use crate::cluster::endpoints::Endpoint;
+use crate::cluster::failure::{UpstreamError, UpstreamFailure};
+use crate::guard;
+use crate::listener::FilterChain;
+use crate::matcher::header::HeaderView;
+use crate::route::Found;
+use crate::route::action::{ClusterChoice, Forward, WeightedCluster};
+use crate::route::retry::{Failure, Outcome, RetryPolicy};
+use crate::telemetry::stats::UpstreamFailureKind;
+use crate::telemetry::why::Why;
+
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Where a request goes, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) chain: &'a FilterChain,
+    pub(super) found: &'a Found<'a>,
+    pub(super) forward: &'a Forward,
+    /// The protocol that the client may and wants to upgrade to.
+    pub(super) upgrade: Option<&'a HeaderValue>,
+    pub(super) random: u64,
+}
+
+impl Plan<'_> {
+    fn adds_envoy_headers(&self) -> bool {
+        !self.chain.config.http.filters.router.suppress_envoy_headers
+    }
+}
+
+/// Sends a request to the cluster of its route. Gives the response with the route's changes.
+pub(super) async fn forward(
+    exchange: &mut Exchange,
+    plan: Plan<'_>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Local> {
+    let (cluster, picked) = choose(&plan, request.headers());
+    let no_cluster = || Local::with_status(Why::NoCluster, plan.forward.cluster_not_found);
+    let cluster = Arc::clone(cluster.ok_or_else(no_cluster)?);
+    exchange.cluster = Some(Arc::clone(&cluster));
+    let endpoint = cluster.pick().ok_or_else(|| Local::new(Why::NoHealthyEndpoint))?;
+    let (mut head, body) = request.into_parts();
+    let limits = limits(&plan, &head);
+    prepare(exchange, &plan, picked, (&mut head, &limits));
+    exchange.note_sent(&head);
+    let copy = body.is_empty().then(|| head.clone());
+    let mut tries = Tries { exchange, plan, cluster, limits, copy, retries: 0 };
+    let response = tries.run(Request::from_parts(head, body), endpoint).await?;
+    Ok(finish(exchange, &plan, picked, (response, &limits)))
+}
+
+fn choose<'a>(
+    plan: &Plan<'a>,
+    headers: &http::HeaderMap,
+) -> (Option<&'a Arc<Cluster>>, Option<&'a WeightedCluster>) {
+    let routes = &plan.chain.routes;
+    match &plan.forward.cluster {
+        ClusterChoice::One(index) => (routes.cluster(*index), None),
+        ClusterChoice::Weighted(clusters) => {
+            let picked = clusters.pick(plan.random);
+            (picked.and_then(|picked| routes.cluster(picked.index)), picked)
+        }
+        ClusterChoice::Header(name) => {
+            (headers.get(name).and_then(|value| routes.named(value)), None)
+        }
+    }
+}
+
+fn limits(plan: &Plan<'_>, head: &request::Parts) -> Limits {
+    let timeouts = &plan.chain.config.http.options.timeouts;
+    let asked = plan.forward.grpc_timeout.filter(|_| is_grpc(&head.headers)).and_then(|rule| {
+        let asked = head.headers.get(GRPC_TIMEOUT).and_then(grpc_timeout)?;
+        let limit = rule.max.map_or(asked, |max| asked.min(max));
+        Some(limit.saturating_sub(rule.offset))
+    });
+    let response = asked.or(plan.forward.timeout).filter(|limit| !limit.is_zero());
+    let retry = plan.forward.retry.as_deref();
+    Limits {
+        response,
+        per_try: retry.and_then(|retry| retry.per_try_timeout),
+        idle: plan.forward.idle_timeout.or(timeouts.stream_idle),
+        request: timeouts.request,
+        stream: plan.forward.max_stream_duration.or(timeouts.stream_age_max),
+    }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2).
+fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// The headers that the router adds, and the changes of the route.
+fn prepare(
+    exchange: &Exchange,
+    plan: &Plan<'_>,
+    picked: Option<&WeightedCluster>,
+    (head, limits): (&mut request::Parts, &Limits),
+) {
+    let expected = limits.per_try.or(limits.response).filter(|_| plan.adds_envoy_headers());
+    if let Some(expected) = expected {
+        let ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        head.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(ms));
+    }
+    let context = exchange.context();
+    plan.found.rewrite_request(head, picked, &context, plan.adds_envoy_headers());
+    if let Some(protocol) = plan.upgrade {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, protocol.clone());
+    }
+}
+
+/// The changes of the route to a response, and its deadlines.
+fn finish(
+    exchange: &Exchange,
+    plan: &Plan<'_>,
+    picked: Option<&WeightedCluster>,
+    (mut response, limits): (Response<Body>, &Limits),
+) -> Response<Body> {
+    let headers = response.headers_mut();
+    if plan.adds_envoy_headers() {
+        let ms = u64::try_from(exchange.upstream_wait.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(SERVICE_TIME, HeaderValue::from(ms));
+    }
+    if plan.found.virtual_host.include_attempt_count_in_response {
+        headers.insert(ATTEMPT_COUNT, HeaderValue::from(exchange.attempts));
+    }
+    let status = response.status();
+    let context =
+        crate::format::Context { response_code: Some(status.as_u16()), ..exchange.context() };
+    plan.found.mutate_response(response.headers_mut(), picked, &context);
+    let progress = exchange.progress(exchange.started);
+    let end = limits.end(&progress).filter(|_| status != StatusCode::SWITCHING_PROTOCOLS);
+    let deadlines = Deadlines { idle: limits.idle, end };
+    let meter = std::rc::Rc::clone(&exchange.response);
+    response.map(|body| body.watched(meter, deadlines))
+}
+
+/// The tries to have a request answered.
+struct Tries<'e, 'p> {
+    exchange: &'e mut Exchange,
+    plan: Plan<'p>,
+    cluster: Arc<Cluster>,
+    limits: Limits,
+    /// The head, where there is no body: then the request can be sent again even when it is gone.
+    copy: Option<request::Parts>,
+    retries: u32,
+}
+
+/// A try without an answer.
+struct Miss {
+    why: Why,
+    failure: Failure,
+    /// The request, where nothing of it was sent.
+    unsent: Option<Box<Request<Body>>>,
+    /// Whether upstream has certainly done nothing for it.
+    is_unprocessed: bool,
+}
+
+impl Tries<'_, '_> {
+    async fn run(
+        &mut self,
+        mut request: Request<Body>,
+        mut endpoint: Arc<Endpoint>,
+    ) -> Result<Response<Body>, Local> {
+        loop {
+            self.exchange.endpoint = Some(Arc::clone(&endpoint));
+            let (again, last) = match self.attempt(&endpoint, request).await? {
+                Ok(response) => {
+                    let (status, headers) = (response.status(), response.headers());
+                    let outcome = Outcome::Answered { status, headers };
+                    let again = self.may_retry(&outcome).then(|| self.copy()).flatten();
+                    (again, Ok(response))
+                }
+                Err(mut miss) => {
+                    let outcome = Outcome::Failed(miss.failure);
+                    let wants = self.may_retry(&outcome) || self.is_safe(&miss);
+                    let again = if wants {
+                        miss.unsent.take().map(|unsent| *unsent).or_else(|| self.copy())
+                    } else {
+                        None
+                    };
+                    (again, Err(miss))
+                }
+            };
+            let other = self.cluster.pick_other(&endpoint);
+            let slot = again
+                .is_some()
+                .then(|| self.cluster.live.retry(&self.cluster.config.breakers))
+                .flatten();
+            match (again, other, slot) {
+                (Some(again), Some(other), Some(slot)) => {
+                    self.retries += 1;
+                    self.back_off().await?;
+                    drop(slot);
+                    (request, endpoint) = (again, other);
+                }
+                _ => return last.map_err(|miss| self.give_up(&miss)),
+            }
+        }
+    }
+
+    fn policy(&self) -> Option<&RetryPolicy> {
+        let policy = self.plan.forward.retry.as_deref()?;
+        let exchange = &self.exchange;
+        let view = HeaderView {
+            method: Some(&exchange.method),
+            path: Some(path_of(&exchange.uri)),
+            host: exchange.host.as_ref().and_then(|host| host.to_str().ok()),
+            scheme: None,
+            headers: &exchange.headers,
+        };
+        policy.covers(&view).then_some(policy)
+    }
+
+    /// Whether the policy has the request tried again after this.
+    fn may_retry(&mut self, outcome: &Outcome<'_>) -> bool {
+        let Some(policy) = self.policy() else { return false };
+        if !policy.should_retry(outcome) {
+            return false;
+        }
+        let may = self.retries < policy.retries;
+        self.exchange.is_exhausted = !may;
+        may
+    }
+
+    /// Whether the request may be sent once more without being asked: nobody can have acted on it.
+    fn is_safe(&self, miss: &Miss) -> bool {
+        let has_other = self.cluster.endpoints.len() > 1;
+        let is_connect = miss.failure == Failure::Connect;
+        self.retries == 0
+            && miss.is_unprocessed
+            && miss.failure != Failure::Overflow
+            && (has_other || !is_connect)
+    }
+
+    fn copy(&self) -> Option<Request<Body>> {
+        self.copy.clone().map(|head| Request::from_parts(head, Body::empty()))
+    }
+
+    async fn back_off(&self) -> Result<(), Local> {
+        let Some(policy) = self.policy() else { return Ok(()) };
+        let wait = policy.back_off.wait(self.retries, fastrand::u64(..));
+        self.hold(Instant::now(), tokio::time::sleep(wait)).await.map_err(|at| self.expired(at))
+    }
+
+    async fn hold<T>(
+        &self,
+        try_started: Instant,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Expired> {
+        self.limits.hold(|| self.exchange.progress(try_started), future).await
+    }
+
+    /// One try. The outer error is final.
+    async fn attempt(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        request: Request<Body>,
+    ) -> Result<Result<Response<Body>, Miss>, Local> {
+        let started = Instant::now();
+        self.exchange.attempts += 1;
+        let request = self.address(endpoint, request);
+        let pools = self.exchange.connection.worker().pools.clone();
+        let sent = self.hold(started, pools.send(&self.cluster, endpoint, request)).await;
+        let took = started.elapsed();
+        self.exchange.upstream_wait += took;
+        let sent = match sent {
+            Ok(Ok(response)) => self.check(response).map_err(Some),
+            Ok(Err(error)) => Err(Some(self.miss(error)?)),
+            Err(expired) => {
+                self.count(None, took);
+                self.cluster.live.stats.failure(UpstreamFailureKind::Timeout);
+                if expired != Expired::PerTry {
+                    return Err(self.expired(expired));
+                }
+                Err(None)
+            }
+        };
+        match sent {
+            Ok(response) => {
+                self.count(Some(response.status()), took);
+                Ok(Ok(response))
+            }
+            Err(miss) => Ok(Err(match miss {
+                Some(miss) => {
+                    self.count(None, took);
+                    miss
+                }
+                None => Miss {
+                    why: Why::UpstreamTimeout,
+                    failure: Failure::Reset,
+                    unsent: None,
+                    is_unprocessed: false,
+                },
+            })),
+        }
+    }
+
+    /// What a request says of the endpoint and the try.
+    fn address(&self, endpoint: &Endpoint, request: Request<Body>) -> Request<Body> {
+        let (mut head, body) = request.into_parts();
+        if self.plan.found.virtual_host.include_request_attempt_count {
+            head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.exchange.attempts));
+        }
+        if !endpoint.config.hostname.is_empty()
+            && let Ok(host) = HeaderValue::from_str(&endpoint.config.hostname)
+        {
+            let keeps_originals = self.plan.adds_envoy_headers() && self.retries == 0;
+            self.plan.found.rewrite_host_to(&mut head, &host, keeps_originals);
+        }
+        Request::from_parts(head, body)
+    }
+
+    fn check(&self, response: Response<Body>) -> Result<Response<Body>, Miss> {
+        let (mut head, body) = response.into_parts();
+        match guard::response(&mut head, self.plan.upgrade.is_some()) {
+            Ok(()) => Ok(Response::from_parts(head, body)),
+            Err(_) => {
+                self.cluster.live.stats.failure(UpstreamFailureKind::Protocol);
+                Err(Miss {
+                    why: Why::UpstreamProtocolError,
+                    failure: Failure::Reset,
+                    unsent: None,
+                    is_unprocessed: false,
+                })
+            }
+        }
+    }
+
+    fn count(&self, status: Option<StatusCode>, took: Duration) {
+        let stats = &self.cluster.live.stats;
+        let attempts = if self.retries == 0 { &stats.first_attempts } else { &stats.retries };
+        attempts.count(status);
+        if status.is_some() {
+            stats.duration.record(took);
+        }
+    }
+
+    /// What a failure means; an error where it is the client's.
+    fn miss(&self, error: UpstreamError) -> Result<Miss, Local> {
+        tracing::debug!(
+            cluster = &*self.cluster.config.name,
+            error = &error as &dyn std::error::Error,
+            "no response"
+        );
+        if error.reason == UpstreamFailure::Request {
+            return Err(self.request_failed());
+        }
+        self.cluster.live.stats.failure(error.reason.kind());
+        let unsent = error.request;
+        let is_idempotent = matches!(
+            self.exchange.method,
+            Method::GET
+                | Method::HEAD
+                | Method::OPTIONS
+                | Method::TRACE
+                | Method::PUT
+                | Method::DELETE
+        );
+        // Without an answer on a connection that had served before, the usual reason is that it
+        // was closed as the request went out (RFC 9110 section 9.2.2 allows the second try).
+        let was_stale = error.reason == UpstreamFailure::ReusedClosed && is_idempotent;
+        let is_unprocessed = unsent.is_some() || error.reason.is_unprocessed() || was_stale;
+        let before = unsent.is_some();
+        let (why, failure) = match error.reason {
+            UpstreamFailure::Connect | UpstreamFailure::ConnectTimeout => {
+                (Why::UpstreamConnectFailed, Failure::Connect)
+            }
+            UpstreamFailure::Tls => (Why::UpstreamTlsFailed, Failure::Connect),
+            UpstreamFailure::Overflow => (Why::UpstreamOverflow, Failure::Overflow),
+            UpstreamFailure::Refused => (Why::UpstreamReset, Failure::RefusedStream),
+            UpstreamFailure::Reset => (Why::UpstreamReset, reset(before)),
+            UpstreamFailure::Closed => (Why::UpstreamClosed, reset(before)),
+            UpstreamFailure::ReusedClosed => (Why::ReusedConnectionClosed, reset(before)),
+            UpstreamFailure::Protocol => (Why::UpstreamProtocolError, Failure::Reset),
+            UpstreamFailure::Request => (Why::BadRequest, Failure::Reset),
+        };
+        Ok(Miss { why, failure, unsent, is_unprocessed })
+    }
+
+    /// The request's own body broke off.
+    fn request_failed(&self) -> Local {
+        match self.exchange.request.ended() {
+            Some(Ended::Deadline(_)) => Local::new(Why::RequestTimeout),
+            Some(Ended::Sender | Ended::Complete) | None => Local::new(Why::BadRequest),
+        }
+    }
+
+    /// A limit of the exchange was reached before there was a response.
+    fn expired(&self, expired: Expired) -> Local {
+        let status = if self.exchange.is_request_complete() {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::REQUEST_TIMEOUT
+        };
+        match expired {
+            Expired::Response | Expired::PerTry => Local::new(Why::UpstreamTimeout),
+            Expired::Idle => Local::with_status(Why::IdleTimeout, status),
+            Expired::Request => Local::new(Why::RequestTimeout),
+            Expired::Stream => Local::with_status(Why::RequestTimeout, status),
+        }
+    }
+
+    fn give_up(&self, miss: &Miss) -> Local {
+        Local { was_retried: self.retries > 0, ..Local::new(miss.why) }
+    }
+}
+
+fn reset(before_request: bool) -> Failure {
+    if before_request { Failure::ResetBeforeRequest } else { Failure::Reset }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_digits_and_a_unit() {
+        for (text, timeout) in [
+            ("1S", Some(Duration::from_secs(1))),
+            ("100m", Some(Duration::from_millis(100))),
+            ("2H", Some(Duration::from_secs(7200))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("123456789S", None),
+            ("1", None),
+            ("S", None),
+            ("", None),
+            ("1é", None),
+        ] {
+            let value = HeaderValue::from_str(text).ok();
+            assert_eq!(value.as_ref().and_then(grpc_timeout), timeout, "{text}");
+        }
+    }
+}

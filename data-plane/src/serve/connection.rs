@@ -1,0 +1,312 @@
+//! One connection from the socket to its end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::handshake::{self, HandshakeError};
+use super::io::{HeadClock, Io, Stream};
+use crate::listener::http::{Codec, HttpOptions, Timeouts};
+use crate::proxy;
+use crate::proxy::connection::{Connection, Serving};
+use crate::telemetry::stats::{ListenerStats, Protocol};
+
+/// How long a response may stay unsent behind hyper's buffer before it gives way.
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+
+pub(super) async fn serve(serving: Rc<Serving>, socket: TcpStream, remote: SocketAddr) {
+    // Where it fails, small writes are slower; nothing else.
+    socket.set_nodelay(true).unwrap_or_default();
+    let name = Rc::clone(&serving);
+    match handshake::establish(&serving, socket, remote).await {
+        Ok((admitted, stream)) => {
+            let connection = Rc::clone(admitted.connection());
+            speak(connection, stream).await;
+            drop(admitted);
+        }
+        Err(error) => log_failed(&name, &error),
+    }
+}
+
+fn log_failed(serving: &Serving, error: &HandshakeError) {
+    let error: &dyn std::error::Error = error;
+    tracing::debug!(listener = &*serving.name, error, "connection came to nothing");
+}
+
+async fn speak(connection: Rc<Connection>, stream: Stream) {
+    let view = connection.view();
+    let Some(chain) = view.chain() else { return };
+    let options = &chain.config.http.options;
+    let alpn = match &stream {
+        Stream::Plain(_) => None,
+        Stream::Tls(tls) => {
+            let session = tls.get_ref().1;
+            connection.tls_version.set(tls_version(session.protocol_version()));
+            session.alpn_protocol().map(<[u8]>::to_vec)
+        }
+    };
+    let clock = HeadClock::new();
+    let mut io = Io::new(stream, Arc::clone(&clock));
+    let is_http2 = match (options.codec, alpn.as_deref()) {
+        (Codec::Http1, _) => false,
+        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => true,
+        (Codec::Auto, Some(_)) => false,
+        (Codec::Auto, None) => {
+            let sniffed = with_limit(options.timeouts.connection_idle, io.is_http2()).await;
+            let Some(Ok(is_http2)) = sniffed else { return };
+            is_http2
+        }
+    };
+    let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+    let _open = Open::new(connection.stats(), protocol);
+    let timeouts = options.timeouts;
+    if is_http2 {
+        let builder = http2_builder(options, connection.worker().tasks.clone());
+        drop(view);
+        http2(&builder, io, connection, timeouts).await;
+    } else {
+        let builder = http1_builder(options);
+        drop(view);
+        http1(&builder, io, (connection, clock), timeouts).await;
+    }
+}
+
+/// As Envoy names it.
+fn tls_version(version: Option<rustls::ProtocolVersion>) -> &'static str {
+    match version {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "",
+    }
+}
+
+async fn with_limit<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        None => Some(future.await),
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+    }
+}
+
+/// Counts a connection while it is open.
+struct Open(Arc<ListenerStats>, Protocol);
+
+impl Open {
+    fn new(stats: Arc<ListenerStats>, protocol: Protocol) -> Self {
+        stats.opened(protocol);
+        Self(stats, protocol)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.closed(self.1);
+    }
+}
+
+fn http1_builder(options: &HttpOptions) -> http1::Builder {
+    let bytes_max = usize::try_from(options.limits.bytes_max).unwrap_or(usize::MAX);
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(options.limits.fields_max)
+        .max_header_size(bytes_max)
+        .max_buf_size(bytes_max.max(HTTP1_BUFFER_BYTES))
+        // The deadlines are our own: hyper's counts the time between requests too.
+        .header_read_timeout(None)
+        .timer(TokioTimer::new());
+    builder
+}
+
+/// Spawns the streams of a connection on the worker.
+#[derive(Debug, Clone)]
+struct Local(TaskTracker);
+
+impl<F> Executor<F> for Local
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn_local(future);
+    }
+}
+
+fn http2_builder(options: &HttpOptions, tasks: TaskTracker) -> http2::Builder<Local> {
+    let mut builder = http2::Builder::new(Local(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.http2.concurrent_streams_max)
+        .initial_stream_window_size(options.http2.stream_window)
+        .initial_connection_window_size(options.http2.connection_window)
+        .max_header_list_size(options.limits.bytes_max);
+    if let Some((interval, timeout)) = options.http2.keepalive {
+        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
+    }
+    builder
+}
+
+async fn http1(
+    builder: &http1::Builder,
+    io: Io,
+    (connection, clock): (Rc<Connection>, Arc<HeadClock>),
+    timeouts: Timeouts,
+) {
+    let (owner, head) = (Rc::clone(&connection), Arc::clone(&clock));
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        head.head_is_there();
+        let (owner, head) = (Rc::clone(&owner), Arc::clone(&head));
+        async move {
+            let response = proxy::serve(&owner, request).await;
+            head.idle();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let mut end = End::new(&connection, Some(&clock), timeouts);
+    loop {
+        let served = tokio::select! {
+            biased;
+            served = serving.as_mut() => served,
+            next = end.next() => match next {
+                Next::Drain => {
+                    serving.as_mut().graceful_shutdown();
+                    continue;
+                }
+                Next::Close => return,
+            }
+        };
+        if let Err(error) = served {
+            log_ended(&connection, &error);
+        }
+        return;
+    }
+}
+
+async fn http2(
+    builder: &http2::Builder<Local>,
+    io: Io,
+    connection: Rc<Connection>,
+    timeouts: Timeouts,
+) {
+    let owner = Rc::clone(&connection);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let owner = Rc::clone(&owner);
+        async move { Ok::<_, Infallible>(proxy::serve(&owner, request).await) }
+    });
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut end = End::new(&connection, None, timeouts);
+    loop {
+        let served = tokio::select! {
+            biased;
+            served = serving.as_mut() => served,
+            next = end.next() => match next {
+                Next::Drain => {
+                    serving.as_mut().graceful_shutdown();
+                    continue;
+                }
+                Next::Close => return,
+            }
+        };
+        if let Err(error) = served {
+            log_ended(&connection, &error);
+        }
+        return;
+    }
+}
+
+fn log_ended(connection: &Connection, error: &hyper::Error) {
+    let error: &dyn std::error::Error = error;
+    tracing::debug!(listener = &**connection.listener_name(), error, "connection ended");
+}
+
+/// What is to happen to a connection that would go on by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// It ends with its last request.
+    Drain,
+    /// It ends at once.
+    Close,
+}
+
+/// Finds out when a connection has to end.
+struct End<'a> {
+    connection: &'a Connection,
+    clock: Option<&'a HeadClock>,
+    timeouts: Timeouts,
+    age_max: Option<Instant>,
+    is_draining: bool,
+}
+
+impl<'a> End<'a> {
+    fn new(connection: &'a Connection, clock: Option<&'a HeadClock>, timeouts: Timeouts) -> Self {
+        let age_max = timeouts.connection_age_max.map(|age| Instant::now() + age);
+        Self { connection, clock, timeouts, age_max, is_draining: false }
+    }
+
+    async fn next(&mut self) -> Next {
+        loop {
+            let wake = self.wake();
+            let wait = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.connection.cut_off() => return Next::Close,
+                () = self.connection.drained(), if !self.is_draining => {
+                    self.is_draining = true;
+                    return Next::Drain;
+                }
+                () = wait => {}
+            }
+            // The deadline may have moved on meanwhile.
+            match self.deadline() {
+                Some((at, next)) if at <= Instant::now() => {
+                    self.is_draining |= next == Next::Drain;
+                    return next;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// When to look again: nobody tells when a head begins.
+    fn wake(&self) -> Option<Instant> {
+        let look = self.clock.and(self.head_limit()).map(|limit| Instant::now() + limit);
+        [self.deadline().map(|(at, _)| at), look].into_iter().flatten().min()
+    }
+
+    fn head_limit(&self) -> Option<Duration> {
+        self.timeouts.request_headers.or(self.timeouts.stream_idle)
+    }
+
+    /// When something is to happen next, as things stand.
+    fn deadline(&self) -> Option<(Instant, Next)> {
+        let age = self.age_max.filter(|_| !self.is_draining).map(|at| (at, Next::Drain));
+        let head = self
+            .connection
+            .idle_since()
+            .and(self.clock)
+            .and_then(HeadClock::began)
+            .and_then(|began| Some((began + self.head_limit()?, Next::Close)));
+        let idle_next = if self.is_draining { Next::Close } else { Next::Drain };
+        let idle = self.timeouts.connection_idle.map(|limit| {
+            // While there is a request, look again when it could be over for that long.
+            let since = self.connection.idle_since().unwrap_or_else(Instant::now);
+            (since + limit, idle_next)
+        });
+        [age, head, idle].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+}
