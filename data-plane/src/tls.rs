@@ -58,3 +58,6 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
         LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     Arc::clone(&PROVIDER)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -202,3 +202,119 @@ fn is_less_loaded(one: &Endpoint, other: &Endpoint) -> bool {
     let load = |endpoint: &Endpoint| u64::from(endpoint.live.requests.load(Relaxed));
     load(one) * u64::from(other.config.weight) < load(other) * u64::from(one.config.weight)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use xds_proto::convert::Address;
+
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::cluster::endpoints::{EndpointConfig, EndpointsConfig, Locality, LocalityConfig};
+    use crate::cluster::pool::testing::of_config;
+
+    /// A group: priority, weight, and the weight and health of endpoints by port.
+    type Given<'a> = (u32, Option<u32>, &'a [(u16, u32, Health)]);
+
+    fn cluster(balancer: BalancerConfig, groups: &[Given<'_>]) -> Arc<Cluster> {
+        let groups = groups.iter().map(|(priority, weight, endpoints)| LocalityConfig {
+            locality: Locality::default(),
+            priority: *priority,
+            weight: *weight,
+            endpoints: endpoints.iter().map(|one| endpoint(*one)).collect(),
+        });
+        let endpoints = EndpointsConfig {
+            name: "c".into(),
+            localities: groups.collect(),
+            overprovisioning_percent: 140,
+        };
+        of_config(balancer, Arc::new(endpoints))
+    }
+
+    fn endpoint((port, weight, health): (u16, u32, Health)) -> EndpointConfig {
+        let address = Address::Ip(([127, 0, 0, 1], port).into());
+        EndpointConfig { address, hostname: "".into(), weight, health }
+    }
+
+    /// The percentage of picks by port.
+    fn picks(cluster: &Cluster) -> BTreeMap<u16, u32> {
+        let mut picks = BTreeMap::<u16, u32>::new();
+        for _ in 0..10_000 {
+            let endpoint = cluster.pick().unwrap();
+            let Address::Ip(address) = endpoint.config.address else { unreachable!() };
+            *picks.entry(address.port()).or_default() += 1;
+        }
+        picks.into_iter().map(|(port, count)| (port, (count + 50) / 100)).collect()
+    }
+
+    const UP: Health = Health::Healthy;
+
+    #[test]
+    fn round_robin_goes_by_weight() {
+        let cluster = cluster(BalancerConfig::default(), &[(0, None, &[(1, 9, UP), (2, 1, UP)])]);
+        assert_eq!(picks(&cluster), [(1, 90), (2, 10)].into());
+    }
+
+    #[test]
+    fn least_request_goes_by_weight_without_load_and_by_load_under_it() {
+        let policy = Policy::LeastRequest { choices: 2 };
+        let config = BalancerConfig { policy, ..BalancerConfig::default() };
+        let weighted = cluster(config.clone(), &[(0, None, &[(1, 3, UP), (2, 1, UP)])]);
+        let share = picks(&weighted)[&1];
+        assert!((72..=78).contains(&share), "{share}");
+        let equal = cluster(config, &[(0, None, &[(1, 1, UP), (2, 1, UP)])]);
+        equal.endpoints[0].live.requests.store(5, Relaxed);
+        let share = picks(&equal)[&2];
+        assert!((72..=78).contains(&share), "{share}");
+        let policy = Policy::LeastRequestOfAll;
+        let config = BalancerConfig { policy, ..BalancerConfig::default() };
+        let all = self::cluster(config, &[(0, None, &[(1, 1, UP), (2, 1, UP), (3, 1, UP)])]);
+        all.endpoints[0].live.requests.store(5, Relaxed);
+        all.endpoints[1].live.requests.store(4, Relaxed);
+        assert_eq!(picks(&all), [(3, 100)].into());
+    }
+
+    #[test]
+    fn localities_share_by_weight_only_where_asked() {
+        let groups: [Given<'_>; 3] = [
+            (0, Some(3), &[(1, 1, UP)]),
+            (0, Some(1), &[(2, 1, UP), (3, 1, UP)]),
+            (0, None, &[(4, 1, UP)]),
+        ];
+        let flat = cluster(BalancerConfig::default(), &groups);
+        assert_eq!(picks(&flat), [(1, 25), (2, 25), (3, 25), (4, 25)].into());
+        let config = BalancerConfig { by_locality: true, ..BalancerConfig::default() };
+        assert_eq!(picks(&cluster(config, &groups)), [(1, 75), (2, 13), (3, 13)].into());
+    }
+
+    #[test]
+    fn what_is_not_healthy_gets_nothing_and_the_next_priority_helps() {
+        let down = Health::Draining;
+        let groups: [Given<'_>; 2] =
+            [(0, None, &[(1, 1, UP), (2, 1, down)]), (1, None, &[(3, 1, UP)])];
+        let shares = picks(&cluster(BalancerConfig::default(), &groups));
+        assert!((67..=73).contains(&shares[&1]), "{shares:?}");
+        assert_eq!(shares.keys().copied().collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn nobody_healthy_is_panic_or_nobody() {
+        let down: [Given<'_>; 1] = [(0, None, &[(1, 1, Health::Unhealthy)])];
+        assert!(cluster(BalancerConfig::default(), &down).pick().is_some());
+        let config = BalancerConfig { panic_below_percent: 0, ..BalancerConfig::default() };
+        assert!(cluster(config, &down).pick().is_none());
+        assert!(cluster(BalancerConfig::default(), &[]).pick().is_none());
+    }
+
+    #[test]
+    fn a_retry_goes_elsewhere_if_it_can() {
+        let pair: [Given<'_>; 1] = [(0, None, &[(1, 1, UP), (2, 1, UP)])];
+        let cluster = cluster(BalancerConfig::default(), &pair);
+        let tried = cluster.pick().unwrap();
+        assert!(!Arc::ptr_eq(&tried, &cluster.pick_other(&tried).unwrap()));
+        let only = self::cluster(BalancerConfig::default(), &[(0, None, &[(1, 1, UP)])]);
+        let tried = only.pick().unwrap();
+        assert!(Arc::ptr_eq(&tried, &only.pick_other(&tried).unwrap()));
+    }
+}

@@ -179,7 +179,7 @@ impl Hasher for AddressHasher {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 #[cfg(test)]
 mod tests {

@@ -183,3 +183,247 @@ fn percent(message: Percent) -> Result<f64, FieldError> {
 fn unpack<M: Message + Name + Default>(config: &Any) -> Result<M, FieldError> {
     M::decode(&*config.value).map_err(|error| FieldError::invalid(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use xds_proto::convert::Address;
+    use xds_proto::json::from_yaml;
+
+    use super::*;
+    use crate::cluster::Discovery;
+    use crate::cluster::balancer::{BalancerConfig, Policy};
+    use crate::cluster::dns::Family;
+    use crate::cluster::failure::UpstreamFailure;
+    use crate::cluster::pool::testing::{Client, Speaks, Upstream, endpoints, locally};
+    use crate::cluster::protocol::ConnectionConfig;
+    use crate::tls::secret::Secrets;
+    use crate::tls::server::ServerTls;
+    use crate::tls::testing::{Authority, quoted};
+
+    fn compiled(yaml: &str) -> Result<ClusterConfig, String> {
+        compile(from_yaml(yaml).unwrap()).map_err(|error| error.to_string())
+    }
+
+    const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
+
+    fn packed(kind: &str, more: &str) -> String {
+        format!("{{'@type': '{EXTENSIONS}.{kind}'{more}}}")
+    }
+
+    #[test]
+    fn what_is_unset_means_what_it_means_to_envoy() {
+        let config = compiled("{name: c}").unwrap();
+        assert!(matches!(&config.discovery, Discovery::Static(none) if none.localities.is_empty()));
+        assert_eq!(config.balancer, BalancerConfig::default());
+        assert_eq!(*config.connection, ConnectionConfig::default());
+        assert_eq!(config.breakers, Breakers::default());
+        assert!(config.tls.is_none());
+    }
+
+    #[test]
+    fn what_envoy_gateway_always_sets_is_taken() {
+        let least_request = packed(
+            "load_balancing_policies.least_request.v3.LeastRequest",
+            ", locality_lb_config: {locality_weighted_lb_config: {}}",
+        );
+        let config = compiled(&format!(
+            "{{name: a/b, type: EDS, eds_cluster_config: {{service_name: s, eds_config: {{ads: {{}},
+               resource_api_version: V3}}}}, connect_timeout: 10s,
+               per_connection_buffer_limit_bytes: 32768, common_lb_config: {{}},
+               ignore_health_on_host_removal: true, dns_lookup_family: V4_PREFERRED,
+               circuit_breakers: {{thresholds: [{{max_retries: 1024}}]}},
+               load_balancing_policy: {{policies: [{{typed_extension_config: {{name: l,
+               typed_config: {least_request}}}}}]}}, metadata: {{filter_metadata: {{x: {{}}}}}}}}"
+        ))
+        .unwrap();
+        assert!(
+            matches!(&config.discovery, Discovery::Eds { service_name } if &**service_name == "s")
+        );
+        assert_eq!(config.balancer.policy, Policy::LeastRequest { choices: 2 });
+        assert!(config.balancer.by_locality);
+        assert_eq!(config.connection.connect_timeout, Duration::from_secs(10));
+        assert_eq!(config.breakers.retries_max, 1024);
+    }
+
+    #[test]
+    fn names_are_looked_up_by_type_and_by_extension() {
+        let host = "{endpoint: {address: {socket_address: {address: a.test, port_value: 80}}}}";
+        let assignment = |hosts: &[&str]| {
+            let hosts = hosts.join(", ");
+            format!(
+                "load_assignment: {{cluster_name: c, endpoints: [{{lb_endpoints: [{hosts}]}}]}}"
+            )
+        };
+        let typed = packed(
+            "clusters.dns.v3.DnsCluster",
+            ", dns_lookup_family: V4_PREFERRED, dns_refresh_rate: 30s, respect_dns_ttl: true",
+        );
+        let typed = format!("cluster_type: {{name: envoy.cluster.dns, typed_config: {typed}}}");
+        for (how, is_logical, refresh, family) in [
+            ("type: STRICT_DNS", false, 5, Family::Auto),
+            ("type: LOGICAL_DNS, dns_refresh_rate: 7s", true, 7, Family::Auto),
+            (&typed, false, 30, Family::V4Preferred),
+        ] {
+            let config = compiled(&format!("{{name: c, {how}, {}}}", assignment(&[host]))).unwrap();
+            let Discovery::Dns(dns) = config.discovery else { unreachable!() };
+            assert_eq!((dns.is_logical, dns.family), (is_logical, family), "{how}");
+            assert_eq!(dns.refresh, Duration::from_secs(refresh));
+            assert_eq!(&*dns.names.localities[0].endpoints[0].hostname, "a.test");
+        }
+        let two = format!("{{name: c, type: LOGICAL_DNS, {}}}", assignment(&[host, host]));
+        assert_eq!(
+            compiled(&two).unwrap_err(),
+            "load_assignment: LOGICAL_DNS needs exactly one locality with exactly one endpoint"
+        );
+    }
+
+    #[test]
+    fn unknown_policies_are_passed_over_and_nested_ones_opened() {
+        let policy =
+            |typed: &str| format!("{{typed_extension_config: {{name: n, typed_config: {typed}}}}}");
+        let round_robin = policy(&packed("load_balancing_policies.round_robin.v3.RoundRobin", ""));
+        let maglev = policy(&packed("load_balancing_policies.maglev.v3.Maglev", ""));
+        let wrr = policy(&packed(
+            "load_balancing_policies.wrr_locality.v3.WrrLocality",
+            &format!(", endpoint_picking_policy: {{policies: [{round_robin}]}}"),
+        ));
+        let with = |policies: &str| {
+            compiled(&format!("{{name: c, load_balancing_policy: {{policies: [{policies}]}}}}"))
+        };
+        let config = with(&format!("{maglev}, {round_robin}")).unwrap();
+        assert_eq!(
+            (config.balancer.policy, config.balancer.by_locality),
+            (Policy::RoundRobin, false)
+        );
+        let config = with(&wrr).unwrap();
+        assert_eq!(
+            (config.balancer.policy, config.balancer.by_locality),
+            (Policy::RoundRobin, true)
+        );
+        let error = "load_balancing_policy.policies: none is supported: n";
+        assert_eq!(with(&maglev).unwrap_err(), error);
+    }
+
+    #[test]
+    fn the_protocol_is_what_the_options_say() {
+        let tls = packed("transport_sockets.tls.v3.UpstreamTlsContext", "");
+        let tls = format!(", transport_socket: {{name: tls, typed_config: {tls}}}");
+        let with = |how: &str, tls: &str| {
+            let options = packed("upstreams.http.v3.HttpProtocolOptions", &format!(", {how}"));
+            compiled(&format!(
+                "{{name: c, typed_extension_protocol_options:
+                  {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {options}}}{tls}}}"
+            ))
+        };
+        for (how, protocol) in [
+            ("explicit_http_config: {http_protocol_options: {}}", UpstreamProtocol::Http1),
+            ("explicit_http_config: {http2_protocol_options: {}}", UpstreamProtocol::Http2),
+            ("use_downstream_protocol_config: {}", UpstreamProtocol::Downstream),
+            ("auto_config: {http_protocol_options: {}}", UpstreamProtocol::Auto),
+        ] {
+            assert_eq!(with(how, &tls).unwrap().connection.protocol, protocol);
+        }
+        assert_eq!(
+            with("auto_config: {}", "").unwrap_err(),
+            "transport_socket: auto_config needs TLS, since ALPN decides"
+        );
+        let connection = with(
+            "common_http_protocol_options: {idle_timeout: 0s, max_requests_per_connection: 3},
+             explicit_http_config: {http2_protocol_options: {max_concurrent_streams: 7,
+             connection_keepalive: {interval: 30s, timeout: 5s}}}",
+            "",
+        );
+        let connection = connection.unwrap().connection;
+        assert_eq!((connection.idle_timeout, connection.requests_max), (None, Some(3)));
+        assert_eq!(connection.http2.streams_max, 7);
+        assert_eq!(connection.http2.ping_interval, Some(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn what_is_wrong_or_not_implemented_is_refused_by_name() {
+        for (yaml, error) in [
+            ("{type: STATIC}", "name: required"),
+            ("{name: c, type: EDS}", "eds_cluster_config: required"),
+            (
+                "{name: c, type: EDS, eds_cluster_config: {}}",
+                "eds_cluster_config.eds_config: required",
+            ),
+            ("{name: c, type: ORIGINAL_DST}", "type: not supported"),
+            ("{name: c, type: STRICT_DNS}", "load_assignment: required"),
+            ("{name: c, connect_timeout: 0s}", "connect_timeout: must be more than 0"),
+            ("{name: c, lb_policy: RING_HASH}", "lb_policy: RING_HASH is not supported"),
+            ("{name: c, health_checks: [{}]}", "health_checks: not supported"),
+            ("{name: c, outlier_detection: {}}", "outlier_detection: not supported"),
+            (
+                "{name: c, lb_policy: LEAST_REQUEST, least_request_lb_config: {choice_count: 1}}",
+                "least_request_lb_config.choice_count: must be at least 2",
+            ),
+            (
+                "{name: c, typed_extension_protocol_options: {x: {'@type': \
+                 type.googleapis.com/google.protobuf.Empty, value: {}}}}",
+                "typed_extension_protocol_options[\"x\"]: not supported",
+            ),
+            (
+                "{name: c, circuit_breakers: {per_host_thresholds: [{}]}}",
+                "circuit_breakers.per_host_thresholds: not supported",
+            ),
+            (
+                "{name: c, common_lb_config: {healthy_panic_threshold: {value: 101}}}",
+                "common_lb_config.healthy_panic_threshold: must be between 0 and 100",
+            ),
+        ] {
+            assert_eq!(compiled(yaml).unwrap_err(), error);
+        }
+    }
+
+    #[tokio::test]
+    async fn alpn_decides_and_a_wrong_name_is_no_connection() {
+        let authority = Authority::new();
+        let shown = authority.issue(&["up.test"]).yaml();
+        for (alpn, name, expected) in [
+            ("h2, http/1.1", "up.test", Ok("up.test /a ")),
+            ("http/1.1", "up.test", Ok("up.test /a ")),
+            ("h2", "other.test", Err(UpstreamFailure::Tls)),
+        ] {
+            let server = format!(
+                "{{common_tls_context: {{tls_certificates: [{shown}], alpn_protocols: [{alpn}]}}}}"
+            );
+            let server = Arc::new(tls::server(from_yaml(&server).unwrap()).unwrap());
+            let server = ServerTls::link(&server, &Secrets::new(), None).unwrap();
+            let context = packed(
+                "transport_sockets.tls.v3.UpstreamTlsContext",
+                &format!(
+                    ", sni: up.test, common_tls_context: {{validation_context: {{trusted_ca:
+                     {{inline_string: {}}}, match_typed_subject_alt_names: [{{san_type: DNS,
+                     matcher: {{exact: {name}}}}}]}}}}",
+                    quoted(&authority.pem())
+                ),
+            );
+            let options = packed("upstreams.http.v3.HttpProtocolOptions", ", auto_config: {}");
+            let config = compiled(&format!(
+                "{{name: c, transport_socket: {{name: t, typed_config: {context}}},
+                  typed_extension_protocol_options:
+                  {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {options}}}}}"
+            ));
+            locally(async {
+                let speaks = if alpn.starts_with("h2") {
+                    Speaks::Http2 { streams_max: 10 }
+                } else {
+                    Speaks::Http1
+                };
+                let upstream = Upstream::start(speaks, Some(Arc::clone(&server.acceptor))).await;
+                let endpoints = endpoints(&[Address::Ip(upstream.address)]);
+                let client = Client::linked(config.unwrap(), endpoints);
+                // Those that wait while the first handshake is under way fare no worse.
+                let all = (0..4).map(|_| client.get("/a"));
+                for answer in futures_util::future::join_all(all).await {
+                    let answer = answer.map_err(|error| error.reason);
+                    assert_eq!(answer.as_deref(), expected.as_ref().map(|text| *text), "{alpn}");
+                }
+            })
+            .await;
+        }
+    }
+}

@@ -188,3 +188,61 @@ fn ip(text: &StringMatcher) -> Result<NameMatcher, FieldError> {
         _ => Err(FieldError::invalid("addresses are compared by exact")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use xds_proto::json::from_yaml;
+
+    use super::*;
+    use crate::tls::testing::{Pair, quoted, self_signed};
+
+    fn compiled(yaml: &str) -> Result<SecretConfig, String> {
+        compile(from_yaml(yaml).unwrap()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_certificate_has_the_names_it_bears() {
+        let pair = self_signed(&["A.test", "*.b.test"]);
+        let secret = compiled(&format!("{{name: s, tls_certificate: {}}}", pair.yaml())).unwrap();
+        let SecretKind::Certificate(certificate) = secret.kind else { unreachable!() };
+        assert_eq!(*certificate.names, ["a.test".into(), "*.b.test".into()]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_by_name() {
+        let (one, two) = (self_signed(&["a.test"]), self_signed(&["a.test"]));
+        let mixed = Pair { key: two.key, ..one.clone() }.yaml();
+        let keyless = Pair { key: "none".into(), ..one.clone() }.yaml();
+        let bare = Pair { certificate: one.key.clone(), ..one }.yaml();
+        for (yaml, error) in [
+            (format!("{{tls_certificate: {mixed}}}"), "name: required"),
+            ("{name: s}".into(), "type: required"),
+            (
+                format!("{{name: s, tls_certificate: {mixed}}}"),
+                "tls_certificate.private_key: does not match certificate_chain",
+            ),
+            (
+                format!("{{name: s, tls_certificate: {keyless}}}"),
+                "tls_certificate.private_key: no private key in PEM form",
+            ),
+            (
+                format!("{{name: s, tls_certificate: {bare}}}"),
+                "tls_certificate.certificate_chain: no certificate in PEM form",
+            ),
+            (
+                "{name: s, tls_certificate: {certificate_chain: {filename: /x}}}".into(),
+                "tls_certificate.certificate_chain.filename: not supported",
+            ),
+            (
+                format!(
+                    "{{name: s, validation_context: {{trusted_ca: {{inline_string: {}}}, crl: \
+                     {{inline_string: x}}}}}}",
+                    quoted("x")
+                ),
+                "validation_context.crl: not supported",
+            ),
+        ] {
+            assert_eq!(compiled(&yaml).unwrap_err(), error);
+        }
+    }
+}

@@ -35,37 +35,37 @@ use crate::tls::client::ClientTlsConfig;
 
 /// What an upstream saw.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Connections accepted.
-    pub(super) accepted: Cell<usize>,
+    pub(crate) accepted: Cell<usize>,
     /// Connections that ended.
-    pub(super) ended: Cell<usize>,
+    pub(crate) ended: Cell<usize>,
     /// Requests being answered.
-    pub(super) busy: Cell<usize>,
+    pub(crate) busy: Cell<usize>,
     /// The most requests being answered at a time.
-    pub(super) busiest: Cell<usize>,
+    pub(crate) busiest: Cell<usize>,
 }
 
 /// An upstream.
-pub(super) struct Upstream {
-    pub(super) address: SocketAddr,
-    pub(super) seen: Rc<Seen>,
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    pub(crate) seen: Rc<Seen>,
     /// Requests for `/wait` take one each.
-    pub(super) tickets: Rc<Semaphore>,
+    pub(crate) tickets: Rc<Semaphore>,
     /// Connections that are told to go away once they have answered.
-    pub(super) goes_away: Rc<Cell<bool>>,
+    pub(crate) goes_away: Rc<Cell<bool>>,
 }
 
 /// What the upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Speaks {
+pub(crate) enum Speaks {
     Http1,
     Http2 { streams_max: u32 },
 }
 
 impl Upstream {
     /// Starts a hyper server.
-    pub(super) async fn start(speaks: Speaks, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+    pub(crate) async fn start(speaks: Speaks, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = Self {
             address: listener.local_addr().unwrap(),
@@ -96,7 +96,7 @@ impl Upstream {
         upstream
     }
 
-    pub(super) fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.seen.accepted.get()
     }
 }
@@ -171,7 +171,7 @@ async fn answer(
 }
 
 /// An upstream that does as it is told with each connection.
-pub(super) async fn scripted<F: Future<Output = ()> + 'static>(
+pub(crate) async fn scripted<F: Future<Output = ()> + 'static>(
     script: impl Fn(TcpStream, usize) -> F + 'static,
 ) -> (SocketAddr, Rc<Cell<usize>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -188,7 +188,7 @@ pub(super) async fn scripted<F: Future<Output = ()> + 'static>(
 }
 
 /// Reads a request without a body.
-pub(super) async fn read_head(stream: &mut TcpStream) -> bool {
+pub(crate) async fn read_head(stream: &mut TcpStream) -> bool {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -200,27 +200,27 @@ pub(super) async fn read_head(stream: &mut TcpStream) -> bool {
 }
 
 /// Reads a request and writes `bytes`; whether the client is still there.
-pub(super) async fn reply(stream: &mut TcpStream, bytes: &str) -> bool {
+pub(crate) async fn reply(stream: &mut TcpStream, bytes: &str) -> bool {
     read_head(stream).await && stream.write_all(bytes.as_bytes()).await.is_ok()
 }
 
 /// A client of one cluster.
-pub(super) struct Client {
-    pub(super) pools: Pools,
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) registry: Registry,
+pub(crate) struct Client {
+    pub(crate) pools: Pools,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) registry: Registry,
 }
 
 /// What a test's cluster has beside its only endpoint.
 #[derive(Default)]
-pub(super) struct Settings {
-    pub(super) connection: ConnectionConfig,
-    pub(super) breakers: Breakers,
-    pub(super) tls: Option<ClientTlsConfig>,
+pub(crate) struct Settings {
+    pub(crate) connection: ConnectionConfig,
+    pub(crate) breakers: Breakers,
+    pub(crate) tls: Option<ClientTlsConfig>,
 }
 
 /// Endpoints at these addresses.
-pub(super) fn endpoints(addresses: &[Address]) -> Arc<EndpointsConfig> {
+pub(crate) fn endpoints(addresses: &[Address]) -> Arc<EndpointsConfig> {
     let endpoints = addresses.iter().map(|address| EndpointConfig {
         address: address.clone(),
         hostname: "".into(),
@@ -240,29 +240,42 @@ pub(super) fn endpoints(addresses: &[Address]) -> Arc<EndpointsConfig> {
     })
 }
 
+fn config(endpoints: &Arc<EndpointsConfig>, settings: Settings) -> ClusterConfig {
+    ClusterConfig {
+        name: "c".into(),
+        discovery: Discovery::Static(Arc::clone(endpoints)),
+        balancer: BalancerConfig::default(),
+        connection: Arc::new(settings.connection),
+        tls: settings.tls,
+        breakers: settings.breakers,
+        secret_names: Box::default(),
+    }
+}
+
+/// A cluster that chooses as told.
+pub(crate) fn of_config(balancer: BalancerConfig, endpoints: Arc<EndpointsConfig>) -> Arc<Cluster> {
+    let config = ClusterConfig { balancer, ..config(&endpoints, Settings::default()) };
+    Client::linked(config, endpoints).cluster
+}
+
 impl Client {
-    pub(super) fn new(address: SocketAddr, settings: Settings) -> Self {
+    pub(crate) fn new(address: SocketAddr, settings: Settings) -> Self {
         Self::of(endpoints(&[Address::Ip(address)]), settings)
     }
 
-    pub(super) fn of(endpoints: Arc<EndpointsConfig>, settings: Settings) -> Self {
-        let config = Arc::new(ClusterConfig {
-            name: "c".into(),
-            discovery: Discovery::Static(Arc::clone(&endpoints)),
-            balancer: BalancerConfig::default(),
-            connection: Arc::new(settings.connection),
-            tls: settings.tls,
-            breakers: settings.breakers,
-            secret_names: Box::default(),
-        });
+    pub(crate) fn of(endpoints: Arc<EndpointsConfig>, settings: Settings) -> Self {
+        Self::linked(config(&endpoints, settings), endpoints)
+    }
+
+    pub(crate) fn linked(config: ClusterConfig, endpoints: Arc<EndpointsConfig>) -> Self {
         let registry = Registry::default();
         let secrets = Default::default();
-        let cluster = Cluster::link(config, endpoints, &secrets, None, &registry).unwrap();
-        Self { pools: Pools::new(TaskTracker::new()), cluster, registry }
+        let cluster = Cluster::link(Arc::new(config), endpoints, &secrets, None, &registry);
+        Self { pools: Pools::new(TaskTracker::new()), cluster: cluster.unwrap(), registry }
     }
 
     /// Puts other endpoints in place.
-    pub(super) fn relink(&mut self, endpoints: Arc<EndpointsConfig>) {
+    pub(crate) fn relink(&mut self, endpoints: Arc<EndpointsConfig>) {
         let config = Arc::clone(&self.cluster.config);
         let secrets = Default::default();
         let previous = Some(&self.cluster);
@@ -271,7 +284,7 @@ impl Client {
     }
 
     /// Sends a request and gives the head of the response.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, UpstreamError> {
@@ -280,7 +293,7 @@ impl Client {
     }
 
     /// Gets a path and reads the response.
-    pub(super) async fn get(&self, path: &str) -> Result<String, UpstreamError> {
+    pub(crate) async fn get(&self, path: &str) -> Result<String, UpstreamError> {
         let response = self.send(request(path)).await?;
         let body = response.into_body().collect().await.unwrap().to_bytes();
         Ok(String::from_utf8(body.to_vec()).unwrap())
@@ -288,19 +301,19 @@ impl Client {
 }
 
 /// A request for a path.
-pub(super) fn request(path: &str) -> http::Request<Body> {
+pub(crate) fn request(path: &str) -> http::Request<Body> {
     http::Request::builder().uri(path).header("host", "up.test").body(Body::empty()).unwrap()
 }
 
 /// Runs what needs local tasks, and not for ever.
-pub(super) async fn locally<F: Future>(test: F) -> F::Output {
+pub(crate) async fn locally<F: Future>(test: F) -> F::Output {
     let local = tokio::task::LocalSet::new();
     let limited = tokio::time::timeout(Duration::from_secs(20), test);
     local.run_until(limited).await.unwrap()
 }
 
 /// Waits until a condition holds.
-pub(super) async fn until(condition: impl Fn() -> bool) {
+pub(crate) async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
