@@ -21,6 +21,7 @@ pub mod session;
 pub mod delta;
 pub mod sotw;
 pub mod order;
+pub mod view;
 pub mod response;
 pub mod subscription;
 pub mod held;

@@ -9,9 +9,9 @@ use xds_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Resource a
 use xds_proto::resource::ResourceType;
 
 use crate::fleet::Moment;
-use crate::serve::order::View;
 use crate::serve::response::{Draft, MAX_RESPONSE_BYTES, fitting};
 use crate::serve::subscription::{Change, Subscription};
+use crate::serve::view::View;
 use crate::snapshot::table::{Entry, TypeTable};
 
 /// What a request is read against.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use xds_proto::resource::ResourceType;
 
 use crate::serve::subscription::{Change, Subscription};
+use crate::serve::view::{Gate, View};
 use crate::snapshot::Snapshot;
 use crate::snapshot::references::Use;
 use crate::snapshot::table::Entry;
@@ -36,38 +37,6 @@ pub enum Protocol {
 
 /// The subscriptions of a stream, by type.
 pub type Subscriptions = [Option<Subscription>; ResourceType::ALL.len()];
-
-/// Whether something may go out. Ordered from the least to the most waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gate {
-    /// At once.
-    Open,
-    /// When an answer comes, at the latest then.
-    Until(Instant),
-    /// Only when something else changes: what it needs was refused, or is itself waiting.
-    Shut,
-}
-
-/// What a client should hold of one type right now.
-#[derive(Debug, Default)]
-pub struct View {
-    /// The resources, sorted by name.
-    pub entries: Vec<Arc<Entry>>,
-    /// It differs from what is published, because something waits or was refused.
-    pub is_held_back: bool,
-    /// Something that the client may hold is left out, since we do not have its earlier form.
-    pub has_gaps: bool,
-    /// When to look again if nothing happens.
-    pub wake: Option<Instant>,
-}
-
-impl View {
-    /// The resource of this name.
-    pub fn get(&self, name: &str) -> Option<&Arc<Entry>> {
-        let place = self.entries.binary_search_by(|entry| (*entry.name).cmp(name)).ok()?;
-        self.entries.get(place)
-    }
-}
 
 /// One stream at one moment.
 #[derive(Debug)]
@@ -138,7 +107,7 @@ impl<'a> Order<'a> {
             Gate::Open => view.entries.push(due.clone()),
             Gate::Until(_) | Gate::Shut => {
                 view.hold_back(gate);
-                match held.filter(|held| !held.is_foreign()) {
+                match held {
                     Some(held) => view.entries.push(held.clone()),
                     None => view.has_gaps = true,
                 }
@@ -328,19 +297,11 @@ impl<'a> Order<'a> {
     }
 }
 
-impl View {
-    fn hold_back(&mut self, gate: Gate) {
-        self.is_held_back = true;
-        if let Gate::Until(deadline) = gate {
-            self.wake = Some(self.wake.map_or(deadline, |wake| wake.min(deadline)));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::serve::testing::*;
+    use xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
     use xds_proto::resource::Resource;
 
     const BOTH: [Protocol; 2] = [Protocol::Sotw, Protocol::Delta];
@@ -517,8 +478,39 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_resumes_keeps_its_routes_and_clusters_until_the_new_ones_can_be_used() {
+        let mut talk = Talk::new(Protocol::Delta, world(&["b"], "b"));
+        let know = |names: &[&str]| DeltaDiscoveryRequest {
+            initial_resource_versions: names
+                .iter()
+                .map(|n| (n.to_string(), "old".into()))
+                .collect(),
+            ..Default::default()
+        };
+        let named = |names: &[&str]| DeltaDiscoveryRequest {
+            resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+            ..know(names)
+        };
+        talk.delta(Cluster, know(&["a"]));
+        talk.delta(Endpoints, named(&["a"]));
+        talk.delta(Listener, know(&[]));
+        talk.delta(Route, named(&["r"]));
+        talk.wait(Duration::from_secs(1));
+        let mut came = talk.all();
+        assert_eq!(order_of(&came), ["CDS", "LDS"]);
+        talk.change(Endpoints, &["b"], &[]);
+        came.extend(talk.all());
+        for got in &came {
+            talk.ack(got, &[]);
+        }
+        let routes = talk.one();
+        assert_eq!((routes.kind, &*routes.names), (Route, &["r".to_owned()][..]));
+        talk.ack(&routes, &[]);
+        assert_eq!(order_of(&talk.drain(&[])), ["CDS-", "EDS-"]);
+    }
+
+    #[test]
     fn endpoints_come_again_for_a_client_that_resumes_with_a_cluster_that_changed() {
-        use xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
         let mut talk = Talk::new(Protocol::Delta, world(&["a"], "a"));
         let known = |version: &str| DeltaDiscoveryRequest {
             initial_resource_versions: [("a".to_owned(), version.to_owned())].into(),

@@ -68,11 +68,10 @@ impl Session {
 
     /// Takes in a state-of-the-world request.
     pub fn sotw(&mut self, kind: ResourceType, request: &DiscoveryRequest, now: Moment) {
-        let table = self.table(kind);
         let Some(place) = self.subscriptions.get_mut(kind.index()) else { return };
         let is_first = place.is_none();
         let subscription = place.get_or_insert_with(|| Subscription::new(kind));
-        sotw::request(subscription, request, is_first, &table, now);
+        sotw::request(subscription, request, is_first, now);
         self.pause_if_resumed(kind, is_first, now.instant);
     }
 
@@ -130,6 +129,9 @@ impl Session {
 
     fn draft(&mut self, kind: ResourceType, published: &Published, now: Instant) -> Option<Draft> {
         let table = published.snapshot.kind(kind);
+        if let Some(subscription) = self.subscriptions.get_mut(kind.index())?.as_mut() {
+            sotw::recognize(subscription, table);
+        }
         let subscription = self.subscriptions.get(kind.index())?.as_ref()?;
         let is_settled = subscription.settled.as_ref().is_some_and(|done| Arc::ptr_eq(done, table));
         let is_news = !is_settled || !subscription.owed.is_empty();

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use xds_proto::envoy::service::discovery::v3::DiscoveryRequest;
+use xds_proto::version::Version;
 
 use crate::fleet::Moment;
 use crate::serve::held::Held;
-use crate::serve::order::View;
 use crate::serve::response::{Draft, fitting};
 use crate::serve::subscription::{Change, Flight, Subscription};
+use crate::serve::view::View;
 use crate::snapshot::table::{Entry, TypeTable, version_of};
 
 /// Takes in a request. `is_first`: the first one for this type on this stream.
@@ -17,7 +18,6 @@ pub fn request(
     subscription: &mut Subscription,
     request: &DiscoveryRequest,
     is_first: bool,
-    table: &Arc<TypeTable>,
     now: Moment,
 ) {
     let nonce = &request.response_nonce;
@@ -38,14 +38,7 @@ pub fn request(
     subscription.is_asked = true;
     if is_first && !request.version_info.is_empty() {
         subscription.is_resumed = true;
-        let is_current = request.version_info == table.version().as_str();
-        if is_current && subscription.kind.is_complete_in_sotw() && is_pure_wildcard(subscription) {
-            // The client has accepted exactly this, on an earlier stream.
-            subscription.held = Held::from(table.entries());
-            subscription.acked = Some(table.version().clone());
-            subscription.is_asked = false;
-            return;
-        }
+        subscription.claims = Some(Version::foreign(&request.version_info));
         // It has something to serve with, so what it asks for comes in order.
         subscription.owed.clear();
     }
@@ -98,6 +91,19 @@ fn name(subscription: &mut Subscription, names: &[String]) -> bool {
     subscription.names = next;
     subscription.forget_uncovered();
     is_new
+}
+
+/// A client that comes back and has accepted exactly what is published needs nothing. That is
+/// only certain for one that wants everything, and of a type whose responses are complete.
+pub fn recognize(subscription: &mut Subscription, table: &TypeTable) {
+    let Some(claimed) = subscription.claims.take() else { return };
+    let is_whole = subscription.kind.is_complete_in_sotw() && is_pure_wildcard(subscription);
+    if is_whole && claimed == *table.version() {
+        subscription.held = Held::from(table.entries());
+        subscription.acked = Some(claimed);
+        subscription.must_answer = false;
+        subscription.is_resumed = false;
+    }
 }
 
 fn is_pure_wildcard(subscription: &Subscription) -> bool {
@@ -325,6 +331,19 @@ mod tests {
         talk.silence();
         talk.publish(vec![cluster("a", 1)]);
         assert_eq!(talk.one().names, ["a"]);
+    }
+
+    #[test]
+    fn a_client_that_comes_back_before_anything_is_published_is_recognized_too() {
+        let mut talk = talk(vec![cluster("a", 0)]);
+        talk.name(Cluster, &[], None);
+        let got = talk.one();
+        talk.restart();
+        talk.sotw(Cluster, DiscoveryRequest { version_info: got.version, ..Default::default() });
+        talk.wait(std::time::Duration::from_secs(1));
+        talk.publish(vec![cluster("a", 0)]);
+        talk.silence();
+        assert!(talk.session.report().synced.is_some());
     }
 
     #[test]

@@ -178,11 +178,11 @@ impl<W: Wire> Stream<W> {
     /// Serves the stream until either side ends it.
     pub async fn run(mut self) {
         let ended = self.serve().await;
-        let node = self.peer.as_ref().map_or("", |peer| &*peer.identity.node);
         match ended {
-            Ok(()) => debug!(node, "stream closed by the client"),
+            Ok(()) => debug!(node = self.node(), "stream closed by the client"),
             Err(status) => {
-                info!(node, code = ?status.code(), reason = status.message(), "stream ended");
+                let (code, error) = (status.code(), status.message());
+                info!(node = self.node(), ?code, error, "stream ended");
                 // The client may be gone, or not reading: the status is a courtesy.
                 drop(self.outbound.try_send(Err(status)));
             }
@@ -282,8 +282,7 @@ impl<W: Wire> Stream<W> {
             },
         };
         if let Some(error) = W::error(request) {
-            let node = self.peer.as_ref().map_or("", |peer| &*peer.identity.node);
-            warn!(node, type_url, error = error.message, "NACK");
+            debug!(node = self.node(), type_url, error = error.message, "NACK");
         }
         W::step(&mut self.session, kind, request, Moment::now());
         Ok(())
@@ -295,12 +294,12 @@ impl<W: Wire> Stream<W> {
             return;
         }
         let identity = node.map(Identity::of).unwrap_or_default();
-        info!(
+        debug!(
             node = &*identity.node,
             kind = %identity.kind,
             cluster = &*identity.cluster,
             protocol = ?W::PROTOCOL,
-            "node connected"
+            "stream opened"
         );
         let connection = self.shared.fleet.connect(identity.clone());
         self.peer = Some(Peer { identity, connection });
@@ -315,12 +314,25 @@ impl<W: Wire> Stream<W> {
         }
     }
 
+    fn node(&self) -> &str {
+        self.peer.as_ref().map_or("", |peer| &*peer.identity.node)
+    }
+
     fn message(&self, response: Response) -> W::Response {
+        let (node, type_url) = (self.node(), response.kind.type_url());
         let bytes = response.bytes();
         if bytes > MAX_RESPONSE_BYTES {
-            let type_url = response.kind.type_url();
-            warn!(type_url, bytes, "a response above 4 MiB: gRPC clients will refuse it");
+            warn!(node, type_url, bytes, "a response above 4 MiB: gRPC clients will refuse it");
         }
+        debug!(
+            node,
+            type_url,
+            version = %response.version,
+            nonce = response.nonce,
+            resources = response.resources.len(),
+            removed = response.removed.len(),
+            "response sent"
+        );
         W::message(response, &self.shared.identifier)
     }
 

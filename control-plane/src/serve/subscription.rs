@@ -41,6 +41,8 @@ pub struct Subscription {
     /// The client says that it holds an earlier state. It can wait for order, unlike one that
     /// starts with nothing.
     pub is_resumed: bool,
+    /// The version of the whole type that it says it accepted on an earlier stream.
+    pub claims: Option<Version>,
     /// What it refused: the version that is not sent to it again.
     pub refused: BTreeMap<Arc<str>, Refusal>,
     /// Its last refusal, until it takes something better.
@@ -115,6 +117,7 @@ impl Subscription {
             is_asked: false,
             must_answer: false,
             is_resumed: false,
+            claims: None,
             refused: BTreeMap::new(),
             nack: None,
             last_nonce: String::new(),

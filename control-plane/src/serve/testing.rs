@@ -108,6 +108,11 @@ impl Talk {
         self.session.publish(self.published.clone());
     }
 
+    /// The control plane restarts, and publishes later.
+    pub(crate) fn restart(&mut self) {
+        self.session = Session::new(self.protocol, true);
+    }
+
     /// The client loses its stream and opens another.
     pub(crate) fn reconnect(&mut self) {
         self.session = Session::new(self.protocol, true);
