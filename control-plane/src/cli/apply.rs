@@ -30,7 +30,7 @@ pub(super) async fn run(session: &Session, args: &ApplyArgs) -> Result<Exit, Pro
     let answer = rollout::change(session, &ask).await?;
     let summary = rollout::summary(&answer);
     let what = match (args.dry_run, summary.as_str()) {
-        (true, _) => format!("stays: this was a dry run. it would be: {summary}"),
+        (true, _) => format!("stays, this is a dry run: {summary}"),
         (false, "nothing to change") => "unchanged: nothing to change".to_owned(),
         (false, _) => format!("applied: {summary}"),
     };

@@ -296,16 +296,23 @@ pub fn refusal(reply: &Reply) -> Problem {
     let mut problem = Problem::new(exit, text("code").unwrap_or_default(), title);
     let findings = body.get("errors").and_then(Value::as_array);
     for finding in findings.into_iter().flatten() {
-        problem.detail.extend(finding_lines(finding));
+        // What the title says already need not be said again.
+        let mut finding = finding.clone();
+        if finding.get("code").and_then(Value::as_str) == Some(&problem.code)
+            && let Some(finding) = finding.as_object_mut()
+        {
+            finding.shift_remove("code");
+        }
+        problem.detail.extend(finding_lines(&finding));
     }
     if problem.detail.is_empty() {
         problem.detail.extend(text("detail").map(str::to_owned));
     }
-    if let (Some(yours), Some(current)) = (text("yours"), text("current")) {
-        let by = text("changedBy").unwrap_or("someone else");
-        problem.detail.push(format!("yours is based on {yours}, {by} changed it in {current}"));
-    }
-    problem.help = text("help").map(str::to_owned);
+    problem.help = text("help").map(str::to_owned).or_else(|| match problem.code.as_str() {
+        "WL0409" => Some("read it again, then repeat the change; wlctl history says who".into()),
+        "WL0404" => Some("wlctl get KIND -A lists what there is".into()),
+        _ => None,
+    });
     problem
 }
 
@@ -322,8 +329,7 @@ pub fn finding_lines(finding: &Value) -> Vec<String> {
         }
         line += ": ";
     }
-    let parts = [text("code"), text("object")].into_iter().flatten().collect::<Vec<_>>().join(" ");
-    line += &parts;
+    line += &[text("code"), text("object")].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let sentence = [text("field").or(text("pointer")), text("message").or(text("title"))];
     for part in sentence.into_iter().flatten() {
         line += if line.is_empty() || line.ends_with(": ") { "" } else { ": " };
@@ -397,7 +403,7 @@ mod tests {
             "object":"HTTPRoute default/shop","pointer":"/spec/rules/0","message":"no Backend x",
             "source":{"file":"a.yaml","line":14,"column":17},"help":"did you mean y?"}]}"#;
         let problem = refusal(&reply(422, body));
-        let text = "✗ WL0031 backend does not exist\n    a.yaml:14:17: WL0031 HTTPRoute default/shop: /spec/rules/0: no Backend x\n      help  did you mean y?\n";
+        let text = "✗ WL0031 backend does not exist\n    a.yaml:14:17: HTTPRoute default/shop: /spec/rules/0: no Backend x\n      help  did you mean y?\n";
         assert_eq!((problem.render("✗").as_str(), problem.exit), (text, Exit::WrongInput));
     }
 

@@ -34,7 +34,7 @@ async fn once(session: &Session, args: &StatusArgs) -> Result<Exit, Problem> {
     session.print(&overview(newest, &nodes, &session.out))?;
     if nodes.is_empty() {
         session.hint(
-            "no proxy has connected; start one with\n    weighlock-proxy --control-plane 127.0.0.1:18000 --node-id NAME",
+            "no proxy has connected; start one with\n    weighlock-proxy --control-plane HOST:PORT --node-id NAME --node-cluster FLEET",
         );
     }
     Ok(verdict(nodes))
@@ -73,7 +73,6 @@ fn verdict<'a>(nodes: impl IntoIterator<Item = &'a Value>) -> Exit {
 fn overview(newest: Option<&Value>, nodes: &[&Value], style: &Style) -> String {
     let mut out = headline(newest, style);
     if nodes.is_empty() {
-        out += "no nodes\n";
         return out;
     }
     let header = ["NODE", "KIND", "FLEET", "REVISION", "LAG", "STATE", "RPS", "5XX", "UPTIME"];
