@@ -4,17 +4,16 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::cli::problem::{Exit, Problem};
 use crate::cli::show;
 use crate::demo::DemoArgs;
+use crate::process;
 use crate::settings::environment::Environment;
 use crate::settings::{ServeArgs, Settings, SettingsError};
 use crate::telemetry::logs;
 
 pub mod serve;
-pub mod signals;
 
 /// The grammar of `weighlock`.
 #[derive(Debug, Parser)]
@@ -65,7 +64,7 @@ fn tell(problem: &Problem) {
 
 fn serve(args: &ServeArgs) -> Result<Exit, Problem> {
     if args.exit_with_parent {
-        set_parent_process_death_signal(Some(Signal::TERM)).map_err(|error| {
+        process::end_with_parent().map_err(|error| {
             Problem::new(Exit::Failed, "WL0900", "--exit-with-parent").detail(error.to_string())
         })?;
     }

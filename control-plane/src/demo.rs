@@ -1,9 +1,31 @@
 //! `weighlock demo`: the whole product on loopback, in one process tree.
 
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
 use crate::cli::problem::{Exit, Problem};
+use crate::cli::show::{self, Mark, Style};
+use crate::process::Signals;
+use crate::settings::environment::Environment;
+
+pub mod backend;
+pub mod children;
+pub mod folder;
+pub mod load;
+pub mod places;
+pub mod stage;
+pub mod story;
+
+use load::Load;
+use places::Places;
+use stage::Stage;
+
+/// A load that nobody watches ends after this.
+const LOAD_LIMIT: Duration = Duration::from_secs(600);
 
 /// The flags of `weighlock demo`.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Copy, clap::Args)]
 pub struct DemoArgs {
     /// `fixed`: 18080, 18000, 19000, 8001 and 8002; `auto`: free ones
     #[arg(long, value_name = "PORTS", default_value = "fixed", hide_possible_values = true)]
@@ -30,7 +52,91 @@ pub enum Ports {
 /// # Errors
 /// What keeps it from starting, or what went wrong.
 pub async fn run(args: DemoArgs) -> Result<Exit, Problem> {
-    let _args = args;
-    tokio::task::yield_now().await;
-    Ok(Exit::Done)
+    let mut signals = Signals::new().map_err(|error| cannot("hear signals", &error))?;
+    let style = Style::plain(show::stdout_is_terminal() && !Environment::read().no_color);
+    let tasks = TaskTracker::new();
+    let begun = async {
+        let places = Places::choose(args.ports).await?;
+        Stage::start(places, &tasks).await
+    };
+    let mut stage = tokio::select! {
+        stage = begun => stage?,
+        _ = signals.next() => return Ok(Exit::Interrupted),
+    };
+    let load = Load::start(args.load, stage.places.gateways, &tasks);
+    let told = tokio::select! {
+        told = tell(&mut stage, &load, args, style) => told,
+        _ = signals.next() => Ok(if args.once { Exit::Interrupted } else { Exit::Done }),
+    };
+    load.stop();
+    tokio::select! {
+        () = stage.end() => {}
+        // A second Ctrl-C: what still runs is killed as it is dropped.
+        _ = signals.next() => {}
+    }
+    told
+}
+
+async fn tell(
+    stage: &mut Stage,
+    load: &Load,
+    args: DemoArgs,
+    style: Style,
+) -> Result<Exit, Problem> {
+    let waiting = stage.apply_example().await?;
+    print(&block(stage, &waiting, args.load, style))?;
+    if args.once {
+        return story::tell(stage, load, style).await;
+    }
+    print(&hints(stage))?;
+    tokio::select! {
+        ended = stage.child_ended() => Err(ended),
+        () = end_load(load) => std::future::pending().await,
+    }
+}
+
+async fn end_load(load: &Load) {
+    tokio::time::sleep(LOAD_LIMIT).await;
+    load.stop();
+}
+
+/// Where things are.
+fn block(stage: &Stage, in_sync: &[String; 2], rate: u32, style: Style) -> String {
+    let Places { api, gateways: [a, b], .. } = stage.places;
+    let ok = style.mark(Mark::Good);
+    let flowing = match rate {
+        0 => "no load".to_owned(),
+        rate => format!("{rate} requests a second are flowing"),
+    };
+    format!(
+        "{ok} control plane   http://{api}\n\
+         {ok} proxy a         http://{a}    {}\n\
+         {ok} proxy b         http://{b}    {}\n\
+         {ok} backends        shop-v1, shop-v2         {flowing}\n",
+        in_sync[0], in_sync[1]
+    )
+}
+
+/// What to try.
+fn hints(stage: &Stage) -> String {
+    let Places { api, gateways: [a, _], .. } = stage.places;
+    let server = match format!("http://{api}") {
+        usual if usual == crate::cli::client::DEFAULT_SERVER => String::new(),
+        other => format!("    export WLCTL_SERVER={other}\n"),
+    };
+    format!(
+        "next, in another terminal:\n{server}\
+         \x20   curl -s http://{a}/hello\n\
+         \x20   wlctl shift httproute/shop shop-v1=90,shop-v2=10\n\
+         \x20   wlctl status\n\
+         Ctrl-C ends everything\n"
+    )
+}
+
+fn print(text: &str) -> Result<(), Problem> {
+    show::print(text).map_err(|error| cannot("write to standard output", &error))
+}
+
+pub(super) fn cannot(what: &str, error: &std::io::Error) -> Problem {
+    Problem::new(Exit::Failed, "", format!("the demo cannot {what}")).detail(error.to_string())
 }

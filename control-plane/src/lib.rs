@@ -17,5 +17,6 @@ pub mod source;
 pub mod store;
 pub mod model;
 pub mod telemetry;
+pub mod process;
 pub mod settings;
 pub mod finding;

@@ -14,13 +14,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::signals::Signals;
 use crate::admin::{self, Admin, Readiness};
 use crate::api::{self, Api};
 use crate::cli::problem::{Exit, Problem};
 use crate::fleet::Fleet;
 use crate::model::gatewayclass;
 use crate::pipeline::Pipeline;
+use crate::process::Signals;
 use crate::settings::{Settings, StoreKind};
 use crate::snapshot::Snapshots;
 use crate::source::directory;

@@ -1,6 +1,7 @@
 //! What the programs read from the environment: here, and nowhere else.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The environment variables that mean something to us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +38,11 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(…)")
     }
+}
+
+/// Where temporary files belong: `TMPDIR`, else `/tmp`.
+pub fn temporary_folder() -> PathBuf {
+    std::env::temp_dir()
 }
 
 impl Environment {

@@ -1,7 +1,8 @@
-//! Ctrl-C and SIGTERM: the first asks for an end, the second is the end.
+//! What the programs share as processes: signals, and an end with the parent.
 
 use std::io;
 
+use rustix::process::{Signal as Number, set_parent_process_death_signal};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that end a program.
@@ -30,4 +31,12 @@ impl Signals {
             _ = self.terminate.recv() => 143,
         }
     }
+}
+
+/// From here on this process gets SIGTERM when the thread that started it ends.
+///
+/// # Errors
+/// When the system does not know how.
+pub fn end_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Number::TERM))?)
 }
