@@ -77,10 +77,10 @@ impl Child {
 
     /// Asks it to end, and waits; kills it when it does not.
     pub async fn end(&mut self) {
-        if let Some(id) = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            if let Err(error) = kill_process(id, Signal::TERM) {
-                tracing::debug!(%error, "it ended by itself");
-            }
+        if let Some(id) = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+            && let Err(error) = kill_process(id, Signal::TERM)
+        {
+            tracing::debug!(%error, "it ended by itself");
         }
         let ended: Result<io::Result<ExitStatus>, _> =
             timeout(END_LIMIT, self.process.wait()).await;
