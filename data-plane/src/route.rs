@@ -1,6 +1,7 @@
 //! From a request to its route: virtual host, then first match, as Envoy's `RouteConfiguration` says.
 
 pub mod action;
+mod change;
 pub mod condition;
 pub(crate) mod host;
 pub(crate) mod index;
@@ -12,15 +13,13 @@ mod tree;
 
 use std::sync::Arc;
 
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode};
 
-use self::action::{Action, ClusterChoice, Forward, WeightedCluster};
+use self::action::{Action, ClusterChoice};
 use self::condition::Condition;
 use self::host::HostIndex;
 use self::index::{IndexEntry, PathIndex};
-use crate::format::Context;
-use crate::format::mutation::{HeaderMutations, Side};
+use crate::format::mutation::HeaderMutations;
 use crate::matcher::header::HeaderView;
 
 /// What routing looks at.
@@ -260,127 +259,266 @@ impl NotFound {
     }
 }
 
-impl Found<'_> {
-    /// Changes a request on its way upstream: headers, then host, then path. With
-    /// `keeps_originals` what host and path were is noted in `x-envoy-original-host` and `-path`
-    /// (Envoy does unless its router has `suppress_envoy_headers`).
-    pub fn rewrite_request(
-        &self,
-        head: &mut Parts,
-        picked: Option<&WeightedCluster>,
-        context: &Context<'_>,
-        keeps_originals: bool,
-    ) {
-        if let Some(picked) = picked {
-            mutate_request(head, &picked.request, context);
-            if let Some(host) = &picked.host_rewrite {
-                rewrite::set_host(&mut head.uri, &mut head.headers, host.clone());
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::LazyLock;
+
+    use http::HeaderName;
+    use proptest::prelude::*;
+
+    use super::action::DirectResponse;
+    use super::condition::{OtherConditions, PathCondition, PathKind};
+    use super::*;
+    use crate::matcher::header::{HeaderMatcher, HeaderTest, MatchedName};
+    use crate::matcher::query::{QueryMatcher, QueryTest};
+    use crate::matcher::regex::{Regex, literal_prefix};
+    use crate::matcher::{Pattern, StringMatcher};
+
+    /// A route as Envoy's words have it, from which the compiled one and the reference are made.
+    #[derive(Debug, Clone)]
+    struct Plan {
+        kind: u8,
+        text: String,
+        case_sensitive: bool,
+        header: Option<(String, bool)>,
+        query: Option<String>,
+        millionths: Option<u32>,
+    }
+
+    const EXACT: u8 = 0;
+    const PREFIX: u8 = 1;
+    const SEPARATED: u8 = 2;
+
+    /// Few letters and short paths, so that routes overlap.
+    const PATH: &str = "(/[aAb]{0,2}){0,3}";
+
+    const REGEXES: [&str; 9] = [
+        "/[ab]+",
+        "/a?/b",
+        "/aa*/?",
+        "/a/(b|B).*",
+        "/a|/b/a",
+        "(?i)/a.*",
+        "^/b{0,1}$",
+        "/aab?",
+        ".*b",
+    ];
+
+    /// The same, compiled once: as the reference uses them, and as routes do.
+    static COMPILED: LazyLock<HashMap<&str, (::regex::Regex, Regex)>> = LazyLock::new(|| {
+        let reference = |text| ::regex::Regex::new(&format!("^(?:{text})$")).unwrap();
+        let both = |text| (reference(text), Regex::compile(text).unwrap());
+        REGEXES.iter().map(|text| (*text, both(text))).collect()
+    });
+
+    fn plan() -> impl Strategy<Value = Plan> {
+        let regex = proptest::sample::select(&REGEXES);
+        let path = (0..4_u8, PATH, regex).prop_map(|(kind, text, regex)| {
+            let text = if kind > SEPARATED { regex.to_owned() } else { text };
+            (kind, text)
+        });
+        let header = proptest::option::weighted(0.3, ("[12]", any::<bool>()));
+        let query = proptest::option::weighted(0.2, "[12]");
+        let millionths = proptest::option::weighted(0.1, 0..1_000_000_u32);
+        (path, any::<bool>(), header, query, millionths).prop_map(
+            |((kind, text), case_sensitive, header, query, millionths)| Plan {
+                kind,
+                text,
+                case_sensitive,
+                header,
+                query,
+                millionths,
+            },
+        )
+    }
+
+    fn exact(text: &str) -> StringMatcher {
+        StringMatcher::new(Pattern::Exact(text.into()), false)
+    }
+
+    fn compiled(number: usize, plan: &Plan) -> Route {
+        let (kind, text, case_sensitive) = match plan.kind {
+            EXACT => (PathKind::Exact, plan.text.clone(), plan.case_sensitive),
+            PREFIX => (PathKind::Prefix, plan.text.clone(), plan.case_sensitive),
+            SEPARATED => (PathKind::SeparatedPrefix, plan.text.clone(), plan.case_sensitive),
+            _ => {
+                let regex = COMPILED[plan.text.as_str()].1.clone();
+                (PathKind::Regex(regex), literal_prefix(&plan.text).to_owned(), true)
+            }
+        };
+        let text = if case_sensitive { text } else { text.to_ascii_lowercase() };
+        let header = plan.header.as_ref().map(|(value, invert)| {
+            let name = MatchedName::parse("x").unwrap();
+            HeaderMatcher::new(name, HeaderTest::Text(exact(value)), *invert, false)
+        });
+        let query =
+            plan.query.as_ref().map(|value| QueryMatcher::new("q", QueryTest::Text(exact(value))));
+        let rest = OtherConditions {
+            headers: header.into_iter().collect(),
+            query: query.into_iter().collect(),
+            is_grpc: false,
+            millionths: plan.millionths,
+        };
+        Route {
+            name: number.to_string().into(),
+            action: Action::Direct(Box::new(DirectResponse {
+                status: StatusCode::OK,
+                body: bytes::Bytes::new(),
+                content_type: None,
+            })),
+            condition: Condition {
+                path: PathCondition { kind, text: text.into(), case_sensitive },
+                rest: (!rest.is_empty()).then(|| Box::new(rest)),
+            },
+            mutations: Mutations::default(),
+        }
+    }
+
+    /// What Envoy does: each route in order, each condition in full.
+    fn is_match(
+        plan: &Plan,
+        path: &str,
+        header: Option<&str>,
+        query: Option<&str>,
+        random: u64,
+    ) -> bool {
+        let fold = |text: &str| {
+            if plan.case_sensitive { text.to_owned() } else { text.to_ascii_lowercase() }
+        };
+        let (folded, text) = (fold(path), fold(&plan.text));
+        let path_holds = match plan.kind {
+            EXACT => folded == text,
+            PREFIX => folded.starts_with(&text),
+            SEPARATED => folded
+                .strip_prefix(&text)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            _ => COMPILED[plan.text.as_str()].0.is_match(path),
+        };
+        let header_holds = match (&plan.header, header) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some((want, invert)), Some(value)) => (want == value) != *invert,
+        };
+        path_holds
+            && header_holds
+            && plan.query.as_deref().is_none_or(|want| query == Some(want))
+            && plan.millionths.is_none_or(|part| random % 1_000_000 < u64::from(part))
+    }
+
+    fn table(routes: Vec<Route>) -> RouteTable {
+        let mut hosts = HostIndex::default();
+        hosts.add("*", 0).unwrap();
+        RouteTable {
+            name: "r".into(),
+            virtual_hosts: [VirtualHost::new("v".into(), routes)].into(),
+            hosts,
+            clusters: [].into(),
+            mutations: Mutations::default(),
+            ignore_port: false,
+            ignore_path_parameters: false,
+            most_specific_wins: false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn the_index_finds_the_first_match(
+            plans in proptest::collection::vec(plan(), 0..24),
+            requests in proptest::collection::vec(
+                (
+                    PATH,
+                    proptest::option::of("[123]"),
+                    proptest::option::of("[12]"),
+                    any::<u64>(),
+                ),
+                1..12,
+            ),
+        ) {
+            let table =
+                table(plans.iter().enumerate().map(|(n, plan)| compiled(n, plan)).collect());
+            for (path, header, query, random) in requests {
+                let headers: HeaderMap = header
+                    .iter()
+                    .map(|value| (HeaderName::from_static("x"), value.parse().unwrap()))
+                    .collect();
+                let whole = query
+                    .as_ref()
+                    .map_or_else(|| path.clone(), |query| format!("{path}?q={query}"));
+                let found = table.find(&RequestView {
+                    method: &Method::GET,
+                    host: "h",
+                    path: &whole,
+                    headers: &headers,
+                    scheme: "http",
+                    random,
+                });
+                let want = plans.iter().position(|plan| {
+                    is_match(plan, &path, header.as_deref(), query.as_deref(), random)
+                });
+                let got = found.ok().map(|found| found.route.name.parse::<usize>().unwrap());
+                prop_assert_eq!(got, want, "{} {:?}", whole, headers);
             }
         }
-        for level in self.levels() {
-            mutate_request(head, &level.request, context);
-        }
-        let Action::Forward(forward) = &self.route.action else { return };
-        self.rewrite_host(head, forward, keeps_originals);
-        self.rewrite_path(head, forward, context, keeps_originals);
     }
 
-    fn rewrite_host(&self, head: &mut Parts, forward: &Forward, keeps_originals: bool) {
-        let Some(rewrite) = &forward.host_rewrite else { return };
-        let host =
-            rewrite.host(path_of(&head.uri), &head.headers).map(std::borrow::Cow::into_owned);
-        if let Some(host) = host {
-            replace_host(head, forward, host, keeps_originals);
-        }
-    }
-
-    fn rewrite_path(
-        &self,
-        head: &mut Parts,
-        forward: &Forward,
-        context: &Context<'_>,
-        keeps_originals: bool,
-    ) {
-        let Some(rewrite) = &forward.path_rewrite else { return };
-        let path = path_of(&head.uri);
-        let context = Context {
-            request_headers: Some(&head.headers),
-            method: Some(&head.method),
+    fn ask<'a>(table: &'a RouteTable, path: &str) -> Result<Found<'a>, NotFound> {
+        table.find(&RequestView {
+            method: &Method::GET,
+            host: "h",
             path,
-            ..*context
+            headers: &HeaderMap::new(),
+            scheme: "http",
+            random: 0,
+        })
+    }
+
+    #[test]
+    fn path_parameters_are_left_out_when_asked_for() {
+        let plan = Plan {
+            kind: EXACT,
+            text: "/a".into(),
+            case_sensitive: true,
+            header: None,
+            query: None,
+            millionths: None,
         };
-        let Some(new) = rewrite.apply(path, self.matched, &context) else { return };
-        if keeps_originals {
-            let old = path.to_owned();
-            rewrite::keep_path(&mut head.headers, &old);
-        }
-        rewrite::set_path(&mut head.uri, &new);
+        let mut table = table(vec![compiled(0, &plan)]);
+        assert_eq!(ask(&table, "/a;v=1").err(), Some(NotFound::NoRoute));
+        table.ignore_path_parameters = true;
+        assert!(ask(&table, "/a;v=1?q").is_ok());
     }
 
-    /// Sets the host of the endpoint that was chosen, where the route asks for it
-    /// (`auto_host_rewrite`).
-    pub fn rewrite_host_to(&self, head: &mut Parts, host: &HeaderValue, keeps_originals: bool) {
-        if let Action::Forward(forward) = &self.route.action
-            && matches!(forward.host_rewrite, Some(rewrite::HostRewrite::Auto))
-        {
-            replace_host(head, forward, host.clone(), keeps_originals);
+    #[test]
+    fn a_virtual_host_may_require_https() {
+        let mut table = table(vec![]);
+        let (internal, https) = (("x-envoy-internal", "true"), ("x-forwarded-proto", "https"));
+        for (require, line, redirects) in [
+            (RequireTls::All, internal, true),
+            (RequireTls::All, https, false),
+            (RequireTls::ExternalOnly, internal, false),
+            (RequireTls::ExternalOnly, ("x", ""), true),
+            (RequireTls::None, ("x", ""), false),
+        ] {
+            table.virtual_hosts[0].require_tls = require;
+            let headers: HeaderMap =
+                [(HeaderName::from_static(line.0), line.1.parse().unwrap())].into_iter().collect();
+            let view = RequestView {
+                method: &Method::GET,
+                host: "h:80",
+                path: "/x?y",
+                headers: &headers,
+                scheme: "http",
+                random: 0,
+            };
+            let error = table.find(&view).err().unwrap();
+            let want = if redirects { NotFound::TlsRequired } else { NotFound::NoRoute };
+            assert_eq!(error, want, "{require:?} {line:?}");
+            let response = error.respond(&view);
+            let location = response.headers().get("location").and_then(|to| to.to_str().ok());
+            assert_eq!(location, redirects.then_some("https://h:80/x?y"));
         }
     }
-
-    /// Changes a response on its way to the client, an upstream's or our own.
-    pub fn mutate_response(
-        &self,
-        headers: &mut HeaderMap,
-        picked: Option<&WeightedCluster>,
-        context: &Context<'_>,
-    ) {
-        if let Some(picked) = picked {
-            picked.response.apply(headers, Side::Response, context);
-        }
-        for level in self.levels() {
-            level.response.apply(headers, Side::Response, context);
-        }
-    }
-
-    /// The changes of all levels in the order they are applied; the last one wins. A weighted
-    /// cluster's come before all of them.
-    fn levels(&self) -> [&Mutations; 3] {
-        let (route, virtual_host, table) =
-            (&self.route.mutations, &self.virtual_host.mutations, &self.table.mutations);
-        match self.table.most_specific_wins {
-            true => [table, virtual_host, route],
-            false => [route, virtual_host, table],
-        }
-    }
-}
-
-/// Changes the headers of a request; templates see it as it is.
-fn mutate_request(head: &mut Parts, mutations: &HeaderMutations, context: &Context<'_>) {
-    if mutations.is_empty() {
-        return;
-    }
-    let host = rewrite::host_of(&head.uri, &head.headers);
-    let context = Context {
-        method: Some(&head.method),
-        path: path_of(&head.uri),
-        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(context.host),
-        ..*context
-    };
-    mutations.apply(&mut head.headers, Side::Request, &context);
-}
-
-fn path_of(uri: &Uri) -> &str {
-    uri.path_and_query().map_or("/", |path| path.as_str())
-}
-
-fn replace_host(head: &mut Parts, forward: &Forward, host: HeaderValue, keeps_originals: bool) {
-    if let Some(old) = rewrite::host_of(&head.uri, &head.headers) {
-        if forward.append_x_forwarded_host {
-            rewrite::append_forwarded_host(&mut head.headers, &old);
-        }
-        if keeps_originals {
-            rewrite::keep_host(&mut head.headers, &old);
-        }
-    }
-    rewrite::set_host(&mut head.uri, &mut head.headers, host);
 }

@@ -20,24 +20,19 @@ impl Regex {
     /// # Errors
     /// When it is empty, does not compile, or gets too big.
     pub fn compile(pattern: &str) -> Result<Self, FieldError> {
-        // Compiled alone first: `a)(b` must not become right inside the anchors.
-        let pattern = translate(pattern)?;
-        build(&pattern)?;
-        Ok(Self(build(&format!("\\A(?:{pattern})\\z"))?))
+        let pattern = format!("\\A(?:{})\\z", translate(pattern)?);
+        let regex = ::regex::bytes::RegexBuilder::new(&pattern)
+            .size_limit(SIZE_MAX)
+            .dfa_size_limit(SIZE_MAX)
+            .build()
+            .map_err(|error| refused(&error))?;
+        Ok(Self(regex))
     }
 
     /// Whether the whole text matches.
     pub fn matches(&self, text: &[u8]) -> bool {
         self.0.is_match(text)
     }
-}
-
-fn build(pattern: &str) -> Result<::regex::bytes::Regex, FieldError> {
-    ::regex::bytes::RegexBuilder::new(pattern)
-        .size_limit(SIZE_MAX)
-        .dfa_size_limit(SIZE_MAX)
-        .build()
-        .map_err(|error| refused(&error))
 }
 
 /// The engine's reason on one line; it draws the place over several.
@@ -116,6 +111,7 @@ fn convert_substitution(text: &str, groups: usize) -> Result<String, FieldError>
 /// - `\d`, `\w`, `\s`, `\b` and their opposites are ASCII;
 /// - inside brackets, `[`, `&`, `~` and `--` are themselves, not set operations;
 /// - `\Q…\E` quotes;
+/// - a brace that begins no count is itself;
 /// - `\C` and counts above 1000 are refused; so is what only this crate has.
 fn translate(pattern: &str) -> Result<String, FieldError> {
     if pattern.is_empty() {
@@ -124,6 +120,7 @@ fn translate(pattern: &str) -> Result<String, FieldError> {
     let mut out = String::with_capacity(pattern.len() + 16);
     let mut rest = pattern;
     let mut in_class = false;
+    let mut depth = 0_u32;
     while let Some(char) = rest.chars().next() {
         let after = &rest[char.len_utf8()..];
         rest = match char {
@@ -152,9 +149,19 @@ fn translate(pattern: &str) -> Result<String, FieldError> {
                 out.push_str("\\-");
                 after
             }
+            '(' | ')' if !in_class => {
+                // Checked here: `a)(b` would become right inside the anchors.
+                depth = match char {
+                    '(' => Some(depth + 1),
+                    _ => depth.checked_sub(1),
+                }
+                .ok_or_else(|| FieldError::invalid("not a valid RE2 expression: unopened group"))?;
+                out.push(char);
+                after
+            }
             '{' if !in_class => {
-                check_count(after)?;
-                out.push('{');
+                // Where no count follows, a brace is itself.
+                out.push_str(if is_count(after)? { "{" } else { "\\{" });
                 after
             }
             _ => {
@@ -215,17 +222,19 @@ fn escape<'a>(rest: &'a str, in_class: bool, out: &mut String) -> Result<&'a str
     Ok(after)
 }
 
-/// Refuses counts that RE2 refuses, and that would make the expression large.
-fn check_count(rest: &str) -> Result<(), FieldError> {
-    let Some((counts, _)) = rest.split_once('}') else { return Ok(()) };
-    let too_many =
-        counts.split(',').any(|count| count.parse::<u32>().is_ok_and(|count| count > REPEAT_MAX));
-    if too_many {
-        return Err(FieldError::invalid(format!(
-            "not a valid RE2 expression: counts go up to {REPEAT_MAX}"
-        )));
+/// Whether `{` begins a count: `{n}`, `{n,}` or `{n,m}`. One that RE2 refuses is refused.
+fn is_count(rest: &str) -> Result<bool, FieldError> {
+    let Some((counts, _)) = rest.split_once('}') else { return Ok(false) };
+    let (from, to) = counts.split_once(',').unwrap_or((counts, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if from.is_empty() || !is_number(from) || !is_number(to) {
+        return Ok(false);
     }
-    Ok(())
+    let fits = |text: &str| text.is_empty() || text.parse().is_ok_and(|n: u32| n <= REPEAT_MAX);
+    if fits(from) && fits(to) {
+        return Ok(true);
+    }
+    Err(FieldError::invalid(format!("not a valid RE2 expression: counts go up to {REPEAT_MAX}")))
 }
 
 /// The text every match of the pattern begins with; it may be empty, and is never too long. Route
@@ -293,6 +302,9 @@ mod tests {
             ("\\Qa.b\\E+", "a.bb", true),
             ("\\Qa.b\\E", "axb", false),
             ("[\\w.-]+", "a-b.c", true),
+            ("/{id}", "/{id}", true),
+            ("/a{,2}", "/a{,2}", true),
+            ("/a{2,}", "/aaa", true),
         ] {
             let regex = Regex::compile(pattern).unwrap();
             assert_eq!(regex.matches(text.as_bytes()), want, "{pattern} {text}");
