@@ -1,14 +1,45 @@
 //! Builds the proxy, owns its tasks and runtimes, and orders its shutdown.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::dump::Dump;
+use crate::admin::{self, Admin, Readiness};
+use crate::bootstrap::{Bootstrap, RuntimeSource};
+use crate::compile::Origin;
+use crate::serve::{self, Workers};
+use crate::snapshot::SnapshotCell;
+use crate::telemetry::Registry;
+use crate::xds::client;
+use crate::xds::disk::{Disk, DiskError};
+use crate::xds::subscription::Roots;
 
 pub mod settings;
 pub mod logs;
+mod config;
+mod listening;
+mod lookups;
+mod patience;
+mod saver;
 
+use config::{ConfigLoop, Inbox, Outlets};
+use listening::Listening;
+use lookups::Lookups;
+use saver::Saver;
 use settings::Args;
+
+/// Threads for all that is not traffic: configuration, the admin page, DNS.
+const CONTROL_THREADS: usize = 2;
+/// Responses and answers that may wait for the config loop.
+const INBOX_MAX: usize = 16;
 
 /// Runs the proxy until a signal ends it. Blocks; must not be called on an async runtime.
 ///
@@ -19,6 +50,218 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         set_parent_process_death_signal(Some(Signal::TERM)).context("--exit-with-parent")?;
     }
     logs::start(args.log_level, args.log_format)?;
-    let _bootstrap = settings::read(args)?;
+    let bootstrap = settings::read(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let result = runtime.block_on(run_until_told(args, bootstrap));
+    runtime.shutdown_background();
+    result
+}
+
+async fn run_until_told(args: &Args, bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let proxy = Proxy::start(args, bootstrap).await?;
+    tokio::select! {
+        name = signals.next() => tracing::info!(signal = name, "draining"),
+        () = proxy.quit.cancelled() => tracing::info!("draining, as the admin page was told"),
+    }
+    tokio::select! {
+        () = proxy.drain(args) => tracing::info!("ended"),
+        name = signals.next() => {
+            tracing::warn!(signal = name, "ended at once");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A proxy that runs.
+struct Proxy {
+    workers: Arc<Workers>,
+    readiness: watch::Sender<Readiness>,
+    quit: CancellationToken,
+    /// Ends the tasks that bring configuration.
+    sources: CancellationToken,
+    source_tasks: TaskTracker,
+    /// Ends the tasks that those need.
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Proxy {
+    async fn start(args: &Args, bootstrap: Bootstrap) -> anyhow::Result<Self> {
+        let admin_address = bootstrap.admin.context("no admin address")?;
+        let admin_listener = TcpListener::bind(admin_address)
+            .await
+            .with_context(|| format!("admin address {admin_address}"))?;
+        let snapshots = SnapshotCell::default();
+        let registry = Arc::new(Registry::default());
+        let workers = Arc::new(start_workers(args, &snapshots, &registry, &bootstrap.node.id)?);
+        let (readiness, _) = watch::channel(Readiness::Starting);
+        let (dumps, dump_requests) = mpsc::channel(INBOX_MAX);
+        let (answers, answer_inbox) = mpsc::channel(INBOX_MAX);
+        let (events, event_inbox) = mpsc::channel(INBOX_MAX);
+        let proxy = Self {
+            workers: Arc::clone(&workers),
+            readiness: readiness.clone(),
+            quit: CancellationToken::new(),
+            sources: CancellationToken::new(),
+            source_tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let changed = Arc::new(Notify::new());
+        let outlets = Outlets {
+            snapshots: snapshots.clone(),
+            registry: Arc::clone(&registry),
+            listening: Listening::new(workers),
+            lookups: Lookups::new(answers, proxy.source_tasks.clone(), proxy.sources.clone()),
+            readiness: readiness.clone(),
+            changed: Arc::clone(&changed),
+        };
+        let mut config = ConfigLoop::new(bootstrap.node.id.clone(), roots(&bootstrap), outlets);
+        load_static(&mut config, &bootstrap)?;
+        if let Some(saver) = load_disk(args, &bootstrap, &mut config, changed, dumps.clone())? {
+            proxy.source_tasks.spawn(saver.run(proxy.sources.clone()));
+        }
+        let inbox = Inbox { events: event_inbox, answers: answer_inbox, dumps: dump_requests };
+        proxy.tasks.spawn(config.run(inbox, proxy.shutdown.clone()));
+        let admin = Arc::new(Admin {
+            registry,
+            snapshots,
+            readiness: readiness.subscribe(),
+            dumps,
+            quit: proxy.quit.clone(),
+        });
+        let address = admin_listener.local_addr()?;
+        tracing::info!(%address, "admin listening");
+        let serving =
+            admin::serve(admin, admin_listener, proxy.tasks.clone(), proxy.shutdown.clone());
+        proxy.tasks.spawn(serving);
+        if !bootstrap.control_planes.is_empty() {
+            let settings = client::Settings {
+                control_planes: bootstrap.control_planes,
+                api: bootstrap.api,
+                node: bootstrap.node,
+                node_once_a_stream: bootstrap.node_once_a_stream,
+            };
+            proxy.source_tasks.spawn(client::run(settings, events, proxy.sources.clone()));
+        }
+        Ok(proxy)
+    }
+
+    /// Lets traffic go elsewhere, then ends what is left.
+    async fn drain(self, args: &Args) {
+        self.readiness.send_replace(Readiness::Draining);
+        self.workers.drain(args.drain_delay, args.drain_timeout).await;
+        self.sources.cancel();
+        self.source_tasks.close();
+        self.source_tasks.wait().await;
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn start_workers(
+    args: &Args,
+    snapshots: &SnapshotCell,
+    registry: &Arc<Registry>,
+    node: &str,
+) -> anyhow::Result<Workers> {
+    let count = match args.concurrency {
+        Some(count) => count,
+        None => std::thread::available_parallelism().context("give --concurrency")?,
+    };
+    let settings = serve::Settings {
+        registry: Arc::clone(registry),
+        access_log: args.access_log.clone(),
+        node: node.into(),
+    };
+    Workers::start(count, snapshots, &settings).context("cannot start workers")
+}
+
+fn roots(bootstrap: &Bootstrap) -> Roots {
+    let runtime = bootstrap.runtime.iter().filter_map(|layer| match &layer.source {
+        RuntimeSource::Resource(name) => Some(Arc::clone(name)),
+        RuntimeSource::Static(_) => None,
+    });
+    Roots {
+        listeners: bootstrap.dynamic_listeners,
+        clusters: bootstrap.dynamic_clusters,
+        runtime: runtime.collect(),
+    }
+}
+
+fn load_static(config: &mut ConfigLoop, bootstrap: &Bootstrap) -> anyhow::Result<()> {
+    let rejected = config.load(Origin::Bootstrap, &bootstrap.resources);
+    if let Some((kind, first)) = rejected.first() {
+        bail!("static_resources: {kind} {:?}: {}", first.name, first.error);
+    }
+    Ok(())
+}
+
+/// Loads what was saved, and prepares to save.
+fn load_disk(
+    args: &Args,
+    bootstrap: &Bootstrap,
+    config: &mut ConfigLoop,
+    changed: Arc<Notify>,
+    dumps: mpsc::Sender<oneshot::Sender<Dump>>,
+) -> anyhow::Result<Option<Saver>> {
+    let (Some(folder), false) = (&args.state_dir, bootstrap.control_planes.is_empty()) else {
+        return Ok(None);
+    };
+    let disk = Disk::open(folder)?;
+    let node = &bootstrap.node;
+    match disk.load() {
+        Ok(None) => tracing::info!("no saved state"),
+        Ok(Some(saved)) if saved.node_cluster != node.cluster => {
+            let saved = saved.node_cluster;
+            tracing::warn!(saved, node_cluster = node.cluster, "saved state is of another fleet");
+        }
+        Ok(Some(saved)) => {
+            let rejected = config.load(Origin::ControlPlane, &saved.resources);
+            for (kind, refused) in &rejected {
+                tracing::warn!(
+                    type_url = kind.type_url(),
+                    resource = &*refused.name,
+                    error = %refused.error,
+                    "saved resource refused"
+                );
+            }
+            tracing::info!(resources = saved.resources.len(), "serving saved state");
+            config.mark_complete();
+        }
+        Err(error @ DiskError::Corrupt { .. }) => tracing::warn!(%error, "saved state refused"),
+        Err(error @ DiskError::Io { .. }) => return Err(error.into()),
+    }
+    let (node_id, node_cluster) = (node.id.clone(), node.cluster.clone());
+    Ok(Some(Saver { disk, node_id, node_cluster, changed, dumps }))
+}
+
+/// The signals that end the program.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
