@@ -217,7 +217,8 @@ impl ConfigLoop {
             .filter(|resource| interest.covers(&resource.name))
             .filter(|resource| !self.cache.is_current(resource))
             .collect();
-        let change = Change { origin: Origin::ControlPlane, kind, added: &added, removed: &removed };
+        let change =
+            Change { origin: Origin::ControlPlane, kind, added: &added, removed: &removed };
         let compiled = self.tables.admit(change, &mut |config| self.out.listening.admit(config));
         self.cache.record(&added, &compiled, SystemTime::now());
         self.settle(kind, &added, &removed);
@@ -365,10 +366,8 @@ impl ConfigLoop {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let first = self
-            .connected
-            .filter(|_| !self.is_answered())
-            .map(|since| since + FETCH_TIMEOUT);
+        let first =
+            self.connected.filter(|_| !self.is_answered()).map(|since| since + FETCH_TIMEOUT);
         [first, self.patience.next()].into_iter().flatten().min()
     }
 

@@ -36,12 +36,7 @@ struct Active {
 
 impl Listening {
     pub(super) fn new(workers: Arc<Workers>) -> Self {
-        Self {
-            workers,
-            bound: HashMap::new(),
-            active: BTreeMap::new(),
-            ours: HashSet::new(),
-        }
+        Self { workers, bound: HashMap::new(), active: BTreeMap::new(), ours: HashSet::new() }
     }
 
     /// Makes sure that a listener can have its address.

@@ -40,11 +40,7 @@ pub(super) struct Situation<'a> {
 
 impl Patience {
     /// Of what is missing, that which need not be waited for any longer.
-    pub(super) fn review(
-        &mut self,
-        waiting: &[Waiting],
-        situation: Situation<'_>,
-    ) -> Vec<Waiting> {
+    pub(super) fn review(&mut self, waiting: &[Waiting], situation: Situation<'_>) -> Vec<Waiting> {
         let mut deadlines = HashMap::new();
         let mut over = Vec::new();
         for one in waiting {
