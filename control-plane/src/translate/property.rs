@@ -3,34 +3,16 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
-use xds_proto::field::FieldError;
-use xds_proto::resource::{Resource, ResourceType};
+use xds_proto::resource::Resource;
 
 use crate::model::Model;
 use crate::model::kind::kind_of;
 use crate::translate::translate;
 
-/// What the proxy's compilers refuse of some resources.
+/// What our proxy refuses of some resources.
 pub(crate) fn refused(resources: &[Resource]) -> Vec<String> {
-    let errors = resources.iter().filter_map(|resource| {
-        let error = compile(resource).err()?;
-        Some(format!("{} {}: {error}", resource.kind, resource.name))
-    });
-    errors.collect()
-}
-
-fn compile(resource: &Resource) -> Result<(), FieldError> {
-    use data_plane::compile;
-    match resource.kind {
-        ResourceType::Secret => compile::secret::compile(resource.decode().unwrap()).map(drop),
-        ResourceType::Cluster => compile::cluster::compile(resource.decode().unwrap()).map(drop),
-        ResourceType::Endpoints => {
-            compile::endpoints::compile(resource.decode().unwrap()).map(drop)
-        }
-        ResourceType::Listener => compile::listener::compile(resource.decode().unwrap()).map(drop),
-        ResourceType::Route => compile::route::compile(resource.decode().unwrap()).map(drop),
-        other => Err(FieldError::invalid(format!("{other} is never made"))),
-    }
+    let refused = data_plane::compile::check(resources).into_iter();
+    refused.map(|(kind, name, error)| format!("{kind} {name}: {error}")).collect()
 }
 
 const HOSTS: &[&str] = &["a.example", "*.example", "b.a.example", "*.a.example", "other.test"];
