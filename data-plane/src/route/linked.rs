@@ -74,3 +74,40 @@ fn are_same_by_name(a: Option<&ByName>, b: Option<&ByName>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Mutations;
+    use super::super::host::HostIndex;
+    use super::*;
+
+    fn table() -> Arc<RouteTable> {
+        Arc::new(RouteTable {
+            name: "r".into(),
+            virtual_hosts: [].into(),
+            hosts: HostIndex::default(),
+            clusters: ["a".into()].into(),
+            mutations: Mutations::default(),
+            ignore_port: false,
+            ignore_path_parameters: false,
+            most_specific_wins: false,
+        })
+    }
+
+    #[test]
+    fn the_same_links_are_given_back() {
+        let (one, other) = (table(), table());
+        let clusters = HashMap::new();
+        let first = LinkedRoutes::link(Arc::clone(&one), &clusters, None);
+        assert!(Arc::ptr_eq(&first, &LinkedRoutes::link(one, &clusters, Some(&first))));
+        assert!(!Arc::ptr_eq(&first, &LinkedRoutes::link(other, &clusters, Some(&first))));
+    }
+
+    #[test]
+    fn a_cluster_that_is_not_known_is_none() {
+        let linked = LinkedRoutes::link(table(), &HashMap::new(), None);
+        assert!(linked.cluster(ClusterIndex(0)).is_none());
+        assert!(linked.cluster(ClusterIndex(7)).is_none());
+        assert!(linked.named(&HeaderValue::from_static("a")).is_none());
+    }
+}
