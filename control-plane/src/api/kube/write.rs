@@ -67,6 +67,7 @@ impl Call<'_> {
         if self.target.is_status {
             return self.write_status(name, &parsed.value, expected).await;
         }
+        self.stored(name)?;
         let Expected::Exactly { resource_version: Some(_), .. } = expected else {
             let missing =
                 invalid("metadata.resourceVersion", "", "must be that of what is replaced");
@@ -79,16 +80,7 @@ impl Call<'_> {
 
     /// `PATCH`, also of a status.
     pub async fn patch(&self, name: &str) -> Result<Written, Refusal> {
-        match media_type(self.headers) {
-            "application/merge-patch+json" => {}
-            other => {
-                return Err(Refusal::media_type(format!(
-                    "patches of type {other:?} are not taken, only application/merge-patch+json; \
-                     wlctl apply and kubectl apply (client side) work"
-                )));
-            }
-        }
-        let patch = body::from_json(&self.body).map_err(Refusal::bad_request)?;
+        let patch = self.patch_document()?;
         let asked = precondition(&patch.value)?;
         for _ in 0..TRIES {
             let stored = self.stored(name)?;
@@ -111,6 +103,26 @@ impl Call<'_> {
             }
         }
         Err(Refusal::new(StatusCode::CONFLICT, codes::CONFLICT, "others write it all the time"))
+    }
+
+    fn patch_document(&self) -> Result<Parsed, Refusal> {
+        let kind = media_type(self.headers);
+        // kubectl sends these for the core kinds. Without lists and directives both mean the same.
+        let is_strategic =
+            kind == "application/strategic-merge-patch+json" && self.target.kind.group.is_empty();
+        if kind != "application/merge-patch+json" && !is_strategic {
+            return Err(Refusal::media_type(format!(
+                "patches of type {kind:?} are not taken, only application/merge-patch+json"
+            )));
+        }
+        let patch = body::from_json(&self.body).map_err(Refusal::bad_request)?;
+        if is_strategic && !is_plain(&patch.value) {
+            return Err(Refusal::media_type(
+                "strategic merge patches with lists or directives are not taken, only those that \
+                 mean the same as application/merge-patch+json",
+            ));
+        }
+        Ok(patch)
     }
 
     async fn write_patched(&self, value: Parsed, expected: Expected) -> Result<Written, Refusal> {
@@ -288,6 +300,17 @@ fn resource(kind: &crate::model::kind::Kind) -> String {
     }
 }
 
+/// Whether a strategic merge patch has nothing that is strategic.
+fn is_plain(patch: &Value) -> bool {
+    match patch {
+        Value::Object(fields) => {
+            fields.iter().all(|(name, part)| !name.starts_with('$') && is_plain(part))
+        }
+        Value::Array(_) => false,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
 /// What the metadata of a body demands of what is stored.
 fn precondition(value: &Value) -> Result<Expected, Refusal> {
     let text = |field: &str| {
@@ -360,8 +383,11 @@ mod tests {
         assert!(stale.text("/message").starts_with("WL0409 Operation cannot be fulfilled"));
         let patch = json!({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}});
         assert_eq!(server.merge(&a(), patch).await.status, 409);
-        let absent = server.call("PUT", &format!("{ROUTES}/b"), created).await;
-        assert_eq!(absent.status, 400, "the name is another");
+        let absent = server.call("PUT", &format!("{ROUTES}/b"), created.clone()).await;
+        assert_eq!(absent.status, 404);
+        let mut renamed = created;
+        renamed["metadata"]["name"] = "b".into();
+        assert_eq!(server.call("PUT", &a(), renamed).await.status, 400);
         let options = json!({"preconditions": {"uid": "other"}});
         assert_eq!(server.call("DELETE", &a(), options).await.status, 409);
     }
@@ -383,6 +409,20 @@ mod tests {
         }
         let renamed = server.merge(&a(), json!({"metadata": {"name": "b"}})).await;
         assert_eq!(renamed.status, 400);
+    }
+
+    #[tokio::test]
+    async fn kubectl_can_change_a_secret() {
+        let server = Server::start().await;
+        let secrets = "/api/v1/namespaces/shop/secrets";
+        server.call("POST", secrets, json!({"metadata": {"name": "s"}})).await;
+        let patch = |body: &'static str| {
+            let kind = "application/strategic-merge-patch+json";
+            server.send("PATCH", "/api/v1/namespaces/shop/secrets/s", kind, body)
+        };
+        assert_eq!(patch(r#"{"stringData": {"a": "b"}}"#).await.status, 200);
+        assert_eq!(patch(r#"{"data": {"$patch": "replace"}}"#).await.status, 415);
+        assert_eq!(patch(r#"{"metadata": {"finalizers": ["x"]}}"#).await.status, 415);
     }
 
     #[tokio::test]
