@@ -9,23 +9,41 @@ use super::session::Session;
 use super::target::Target;
 use super::{ShiftArgs, rollout, weights};
 
+/// How often it is tried again when the route's status was written in between.
+const TRIES: usize = 10;
+
 pub(super) async fn run(session: &Session, args: &ShiftArgs) -> Result<Exit, Problem> {
     let (target, rule) = target(args, &session.namespace)?;
     let wanted = weights::parse(&args.weights)?;
-    let mut route = session.client.json(&Ask::get(target.path())).await?;
-    let before = route.clone();
-    let shares = weights::put(&mut route, rule.as_deref(), &wanted)?;
-    let is_change = route != before;
-    trim(&mut route);
+    let mut first = None;
+    let mut tries = 1;
+    loop {
+        let mut route = session.client.json(&Ask::get(target.path())).await?;
+        let content = route.pointer("/metadata/generation").cloned();
+        let before = route.clone();
+        let shares = weights::put(&mut route, rule.as_deref(), &wanted)?;
+        let word = if route == before { "unchanged" } else { "shifted" };
+        match rollout::change(session, &ask(session, args, &mut route, &shares)).await {
+            // Statuses move the resourceVersion too. Only new content is somebody else's change.
+            Err(problem)
+                if problem.exit == Exit::Conflict
+                    && tries < TRIES
+                    && *first.get_or_insert_with(|| content.clone()) == content =>
+            {
+                tries += 1;
+            }
+            answer => return rollout::report(session, &answer?, &format!("{word}: {shares}")),
+        }
+    }
+}
+
+fn ask(session: &Session, args: &ShiftArgs, route: &mut Value, shares: &str) -> Ask {
+    let name = route.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let reason = args.reason.clone().unwrap_or_else(|| format!("shift {name}: {shares}"));
+    trim(route);
     let mut ask = Ask { method: Method::POST, ..Ask::get("/v1/apply") };
     ask.body = Some(("application/json".into(), route.to_string().into()));
-    let name = target.name.as_deref().unwrap_or_default();
-    let reason = args.reason.clone().unwrap_or_else(|| format!("shift {name}: {shares}"));
-    ask = ask.query("reason", reason);
-    let ask = rollout::waiting(ask, args.wait.limit(session.timeout));
-    let answer = rollout::change(session, &ask).await?;
-    let word = if is_change { "shifted" } else { "unchanged" };
-    rollout::report(session, &answer, &format!("{word}: {shares}"))
+    rollout::waiting(ask.query("reason", reason), args.wait.limit(session.timeout))
 }
 
 /// `httproute/[NAMESPACE/]NAME[/RULE]`, and the rule that the flag names.
