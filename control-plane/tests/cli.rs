@@ -1,5 +1,7 @@
 //! The two programs as a person meets them: help, versions, wrong usage, and nobody at the other end.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
