@@ -29,6 +29,8 @@ mod listening;
 mod lookups;
 mod patience;
 mod saver;
+#[cfg(test)]
+mod traffic;
 
 use config::{ConfigLoop, Inbox, Outlets};
 use listening::Listening;
