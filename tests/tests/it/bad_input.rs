@@ -92,8 +92,10 @@ async fn a_single_write_with_a_dangling_reference_is_a_warning() {
     let path = "/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes";
     let answer = control.call(Method::POST, path, &route).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
-    let warning = answer.header("warning").unwrap_or_default();
-    assert!(warning.starts_with("299") && warning.contains("nobody"), "{warning:?}");
+    let warnings: Vec<_> =
+        answer.headers.get_all("warning").iter().map(|w| w.to_str().unwrap()).collect();
+    let names = |name: &str| warnings.iter().any(|w| w.starts_with("299 - ") && w.contains(name));
+    assert!(names("Backend default/nobody") && names("Gateway default/web"), "{warnings:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

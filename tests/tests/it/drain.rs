@@ -86,6 +86,7 @@ async fn a_removed_listener_drains_and_another_takes_its_port() {
     let (control, _proxy, _backend, address, _data) = served(&[]).await;
     let mut open = Connection::http1(address).await.unwrap();
     assert_eq!(open.ask(&Ask::get("x.test", "/")).await.unwrap().status, 200);
+    control.wlctl_ok(&["delete", "httproute", "r", "--yes"]);
     control.wlctl_ok(&["delete", "gateway", "web", "--yes"]);
     wait::until("the port to close", LIMIT, || async {
         match get(address, "x.test", "/").await {
@@ -94,7 +95,10 @@ async fn a_removed_listener_drains_and_another_takes_its_port() {
         }
     })
     .await;
-    control.apply(&documents::gateway("web", "default", address.port()));
+    control.apply(
+        &(documents::gateway("web", "default", address.port())
+            + &documents::route("r", &["web"], &[("a", 1)])),
+    );
     wait::until("the port to open again", LIMIT, || async {
         let answer = get(address, "x.test", "/").await?;
         anyhow::ensure!(answer.backend() == "a", "{}", answer.status);

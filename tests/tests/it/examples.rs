@@ -1,11 +1,12 @@
 //! Every example, as its README tells it: commands in `console` blocks are run, what stands below them is what they print.
+//!
+//! The quick start in the README of the project is run the same way.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
+use gateway_tests::gateway::texts;
 use gateway_tests::process::{self, Process};
-use gateway_tests::wait;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_route() {
@@ -27,6 +28,11 @@ async fn raw_xds() {
     tell("raw-xds").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn quick_start() {
+    tell("..").await;
+}
+
 /// Runs the story of one example against a demo of its own.
 async fn tell(example: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
@@ -38,22 +44,16 @@ async fn tell(example: &str) {
     let places = Places::read(&demo.output());
 
     let steps = steps(&readme);
-    assert!(!steps.is_empty(), "examples/{example}/README.md has no console block");
+    assert!(!steps.is_empty(), "{example}: no console block in README.md");
     for (command, expected) in steps {
-        let command = places.fill(&command);
-        wait::until(&format!("$ {command}"), Duration::from_secs(10), || async {
-            let output = process::run(&mut shell(&command, &folder, &places));
-            let printed = String::from_utf8_lossy(&output.stdout).into_owned()
-                + &String::from_utf8_lossy(&output.stderr);
-            if matches(&printed, &expected) {
-                Ok(())
-            } else {
-                Err(format!("printed:\n{printed}\nexpected:\n{expected}"))
-            }
-        })
-        .await;
+        let output = process::run(&mut shell(&places.fill(&command), &folder, &places));
+        let (out, err) = texts(&output);
+        let printed = out + &err;
+        assert!(
+            matches(&printed, &expected),
+            "{example}: $ {command}\nprinted:\n{printed}\nexpected:\n{expected}"
+        );
     }
-    let _ = demo.is_running();
 }
 
 /// Where this demo's ports are, by the ports that the README names.
