@@ -281,7 +281,9 @@ fn target(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refuse
     let canonical = if is_asterisk {
         Canonical::Serve(before.into())
     } else {
-        path::canonical(before, options.path).map_err(|_| Refused::Why(Why::BadRequest))?
+        // Envoy gives such a refusal no body.
+        path::canonical(before, options.path)
+            .map_err(|_| Refused::Status(StatusCode::BAD_REQUEST))?
     };
     match canonical {
         Canonical::Redirect(to) => {
@@ -502,7 +504,7 @@ mod tests {
             refused("GET /", http11, &[("expect", "200-ok")]),
             Refused::Status(StatusCode::EXPECTATION_FAILED)
         );
-        assert_eq!(refused("GET /%00", http11, &[]), Refused::Why(Why::BadRequest));
+        assert_eq!(refused("GET /%00", http11, &[]), Refused::Status(StatusCode::BAD_REQUEST));
         let many = vec![("x-h", "1"); 100];
         assert_eq!(refused("GET /", http11, &many), Refused::Why(Why::HeadersTooLarge));
     }
