@@ -1,5 +1,7 @@
 //! Workers under traffic: real sockets, a backend that misbehaves on demand, and swaps between.
 
+mod tls;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -205,7 +207,10 @@ impl Proxy {
     }
 
     fn push(&mut self, routes: &str, extra: &str) {
-        let listener = listener(routes, extra);
+        self.push_listener(listener(routes, extra));
+    }
+
+    fn push_listener(&mut self, listener: Resource) {
         assert_eq!(self.tables.apply(ResourceType::Listener, &[listener], &[]), []);
         let linked = link(&self.tables, &self.snapshots.load(), &self.registry);
         assert_eq!(linked.waiting, []);

@@ -23,7 +23,10 @@ use crate::proxy;
 use crate::proxy::connection::{Connection, Serving};
 use crate::telemetry::stats::{ListenerStats, Protocol};
 
-/// How long a response may stay unsent behind hyper's buffer before it gives way.
+/// Header fields that hyper parses without allocating.
+const HTTP1_FIELDS: usize = 100;
+
+/// Bytes that hyper reads ahead, and those of a response that wait for the client.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 
 pub(super) async fn serve(serving: Rc<Serving>, socket: TcpStream, remote: SocketAddr) {
@@ -119,7 +122,8 @@ fn http1_builder(options: &HttpOptions) -> http1::Builder {
     let bytes_max = usize::try_from(options.limits.bytes_max).unwrap_or(usize::MAX);
     let mut builder = http1::Builder::new();
     builder
-        .max_headers(options.limits.fields_max)
+        // Up to as many as hyper has room for on the stack, so that the guard refuses the rest.
+        .max_headers(options.limits.fields_max.max(HTTP1_FIELDS))
         .max_header_size(bytes_max)
         .max_buf_size(bytes_max.max(HTTP1_BUFFER_BYTES))
         // The deadlines are our own: hyper's counts the time between requests too.

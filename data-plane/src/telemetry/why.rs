@@ -80,7 +80,7 @@ reasons! {
     /// The TLS handshake with the endpoint failed.
     UpstreamTlsFailed: "upstream_tls_failed", UNAVAILABLE, "14", "UF",
         "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
-        disconnect!("remote connection failure, transport failure reason: TLS_error");
+        disconnect!("remote connection failure");
     /// The endpoint reset the stream.
     UpstreamReset: "upstream_reset", UNAVAILABLE, "14", "UR",
         "upstream_reset_before_response_started{remote_reset}", disconnect!("remote reset");
@@ -116,7 +116,7 @@ reasons! {
     UpgradeRefused: "upgrade_refused", Some(StatusCode::FORBIDDEN), "13", "", "upgrade_failed", "";
     /// The head of the request is larger than allowed.
     HeadersTooLarge: "headers_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), "8",
-        "", "request_headers_too_large", "";
+        "", "request_headers_too_large", "Request Header Fields Too Large";
     /// A limit of the proxy is reached.
     Overloaded: "overloaded", UNAVAILABLE, "14", "OM", "overload", "envoy overloaded";
     /// A fault of the proxy's own.
