@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Uri, header};
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::refusal::Refusal;
@@ -33,6 +33,7 @@ pub mod fleet;
 pub mod groups;
 pub mod guard;
 pub mod kube;
+pub mod meter;
 pub mod multipart;
 pub mod news;
 pub mod refusal;
@@ -111,6 +112,7 @@ impl Api {
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(middleware::from_fn(guard::local_only))
+            .layer(middleware::from_fn_with_state(self.clone(), meter::count))
             .with_state(self.clone())
     }
 
@@ -129,15 +131,18 @@ impl Api {
         F: Fn(&State) -> Result<(), StoreError> + Send + 'static,
     {
         self.keep_files(&change)?;
-        let api = self.clone();
-        match spawn_blocking(move || api.store.commit_checked(&change, &check)).await {
-            Ok(committed) => Ok(committed?),
+        let (api, began) = (self.clone(), Instant::now());
+        let written = spawn_blocking(move || api.store.commit_checked(&change, &check)).await;
+        let answer = match written {
+            Ok(committed) => committed.map_err(Refusal::from),
             Err(error) => {
                 tracing::error!(%error, "a write ended early");
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 Err(Refusal::new(status, codes::INTERNAL, "a write ended early"))
             }
-        }
+        };
+        meter::count_write(self.pipeline.metrics(), began.elapsed(), answer.as_ref().err());
+        answer
     }
 }
 

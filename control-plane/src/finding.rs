@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub mod codes;
+pub mod suggest;
 
 /// One thing that is wrong, or looks wrong, in one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -20,7 +20,6 @@ pub mod regex;
 pub mod schema;
 pub mod text;
 pub mod duration;
-pub mod suggest;
 
 use backend::Backend;
 use gateway::Gateway;

@@ -77,6 +77,11 @@ impl Pipeline {
         Self { store, snapshots, fleet, metrics, published }
     }
 
+    /// Where what happens is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// What was published last.
     pub fn published(&self) -> watch::Receiver<Release> {
         self.published.subscribe()

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::finding::suggest::suggest;
+
 pub mod environment;
-pub mod suggest;
 
 /// Everything that `weighlock serve` can be told. All its defaults stand in [`Default`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,7 +253,7 @@ impl Settings {
             return Err(SettingsError::UnknownKey {
                 place: place.to_owned(),
                 key: key.to_owned(),
-                meant: suggest::did_you_mean(key, KEYS.iter().map(|known| known.name)),
+                meant: suggest(key, KEYS.iter().map(|known| known.name)),
             });
         };
         (known.set)(self, value).map_err(|reason| SettingsError::WrongValue {

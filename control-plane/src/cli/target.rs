@@ -1,8 +1,8 @@
 //! Which document is meant: a kind, and `[namespace/]name[/rule]`.
 
 use super::problem::{Exit, Problem};
+use crate::finding::suggest::suggest;
 use crate::model::kind::{KINDS, Kind, kind_by_word};
-use crate::settings::suggest::did_you_mean;
 
 /// A document, or all of a kind.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ fn kind(word: &str) -> Result<&'static Kind, Problem> {
     }
     let problem = Problem::new(Exit::WrongInput, "WL0006", format!("unknown kind {word:?}"));
     let words = KINDS.iter().flat_map(|kind| [kind.singular, kind.plural]);
-    Err(match did_you_mean(&word.to_lowercase(), words) {
+    Err(match suggest(&word.to_lowercase(), words) {
         Some(meant) => problem.help(format!("did you mean {meant}?")),
         None => {
             let known: Vec<&str> = KINDS.iter().map(|kind| kind.plural).collect();

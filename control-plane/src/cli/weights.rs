@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::problem::{Exit, Problem};
-use crate::settings::suggest::did_you_mean;
+use crate::finding::suggest::suggest;
 
 /// The largest weight that the Gateway API allows.
 const WEIGHT_MAX: u32 = 1_000_000;
@@ -111,7 +111,7 @@ fn unknown_backend(refs: &[Value], name: &str, place: &str) -> Problem {
     let names: Vec<&str> = refs.iter().map(name_of).collect();
     let problem = Problem::new(Exit::WrongInput, "WL0031", "backend does not exist")
         .detail(format!("{place} has no backend {name}; it has {}", names.join(", ")));
-    match did_you_mean(name, names.iter().copied()) {
+    match suggest(name, names.iter().copied()) {
         Some(meant) => problem.help(format!("did you mean {meant}?")),
         None => problem.help("add it to the rule's backendRefs with weight 0, then shift"),
     }
@@ -132,7 +132,7 @@ fn position(
         return by_name.or_else(by_number).ok_or_else(|| {
             let problem = Problem::usage(format!("the route has no rule {wanted}"))
                 .detail(format!("its rules: {}", labels.join(", ")));
-            match did_you_mean(wanted, labels.iter().map(String::as_str)) {
+            match suggest(wanted, labels.iter().map(String::as_str)) {
                 Some(meant) => problem.help(format!("did you mean {meant}?")),
                 None => problem,
             }

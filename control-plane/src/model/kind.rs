@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
+use crate::finding::suggest::did_you_mean;
 use crate::finding::{Finding, Severity, codes};
 use crate::model::schema::{self, Problem, Report, Schema};
-use crate::model::suggest::did_you_mean;
 use crate::model::{backend, gateway, gatewayclass, httproute, namespace, referencegrant, secret};
 
 /// One kind of document.

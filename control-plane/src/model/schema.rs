@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::finding::codes;
-use crate::model::suggest::did_you_mean;
+use crate::finding::suggest::did_you_mean;
 use crate::model::text::Format;
 
 /// What a value may be.

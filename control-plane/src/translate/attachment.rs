@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
+use crate::finding::suggest::did_you_mean;
 use crate::finding::{Finding, codes};
 use crate::model::Model;
 use crate::model::gateway::RouteNamespaces;
 use crate::model::httproute::ParentRef;
 use crate::model::meta::Place;
-use crate::model::suggest::did_you_mean;
 use crate::translate::draft::{Condition, ObjectRef, ParentDraft};
 use crate::translate::gateways::{GatewayPlan, Gateways, ListenerPlan};
 use crate::translate::hostname;

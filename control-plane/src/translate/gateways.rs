@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::finding::suggest::did_you_mean;
 use crate::finding::{Finding, Severity, codes};
 use crate::model::Model;
 use crate::model::gateway::{Gateway, Listener, TLS_MIN_VERSION};
 use crate::model::gatewayclass::{CONTROLLER, OUR_CLASS};
 use crate::model::meta::Place;
-use crate::model::suggest::did_you_mean;
 use crate::translate::draft::ObjectRef;
 use crate::translate::hostname::{ANY, intersection};
 use crate::translate::problem::Problem;

@@ -1,13 +1,13 @@
 //! References between objects: whether they are permitted, and what they lead to.
 
 use crate::finding::codes;
+use crate::finding::suggest::did_you_mean;
 use crate::model::Model;
 use crate::model::gateway::SecretRef;
 use crate::model::httproute::HttpBackendRef;
 use crate::model::meta::Place;
 use crate::model::referencegrant::GrantFrom;
 use crate::model::secret::TLS;
-use crate::model::suggest::did_you_mean;
 use crate::translate::problem::Problem;
 
 /// The group of the Gateway API.
