@@ -154,7 +154,15 @@ filter_chains:
     Resource::pack(&from_yaml::<Listener>(&text).unwrap()).unwrap()
 }
 
-fn cluster(name: &str, address: SocketAddr, is_http2: bool) -> Resource {
+fn cluster(name: &str, addresses: &[SocketAddr], is_http2: bool) -> Resource {
+    let endpoint = |address: &SocketAddr| {
+        let (ip, port) = (address.ip(), address.port());
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}}}"
+        )
+    };
+    let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
+    let endpoints = endpoints.join(", ");
     let protocol =
         if is_http2 { "http2_protocol_options: {}" } else { "http_protocol_options: {}" };
     let text = format!(
@@ -168,16 +176,15 @@ typed_extension_protocol_options:
     explicit_http_config: {{{protocol}}}
 load_assignment:
   cluster_name: {name}
-  endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]
-"#,
-        address.ip(),
-        address.port()
+  endpoints: [{{lb_endpoints: [{endpoints}]}}]
+"#
     );
     Resource::pack(&from_yaml::<Cluster>(&text).unwrap()).unwrap()
 }
 
 impl Proxy {
-    /// `routes` is YAML; clusters `one` (HTTP/1), `two` (HTTP/2) and `dead` may be named.
+    /// `routes` is YAML; clusters `one` (HTTP/1), `two` (HTTP/2), `dead`, `half` (dead) and
+    /// `pair` may be named.
     async fn start(backend: &Backend, routes: &str, extra: &str) -> Self {
         let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -191,9 +198,11 @@ impl Proxy {
         let workers = Workers::start(NonZeroUsize::MIN, &snapshots, &settings).unwrap();
         let mut tables = Tables::default();
         let clusters = [
-            cluster("one", backend.address, false),
-            cluster("two", backend.address, true),
-            cluster("dead", dead, false),
+            cluster("one", &[backend.address], false),
+            cluster("two", &[backend.address], true),
+            cluster("dead", &[dead], false),
+            cluster("half", &[backend.address, dead], false),
+            cluster("pair", &[backend.address, Backend::start().await.address], false),
         ];
         assert_eq!(tables.apply(ResourceType::Cluster, &clusters, &[]), []);
         let bind = BindAddress { address: "127.0.0.1:0".parse().unwrap(), ipv4_compat: false };
@@ -437,4 +446,39 @@ async fn draining_finishes_what_is_under_way_and_closes() {
     let (response, ()) = tokio::join!(traffic, drained);
     assert_eq!(response.status(), 504);
     assert!(TcpStream::connect(proxy.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_request_that_found_a_dead_endpoint_goes_to_another_and_turns_are_kept() {
+    let backend = Backend::start().await;
+    let routes = "{match: {prefix: /half}, route: {cluster: half}}, {match: {prefix: /}, route: {cluster: pair}}";
+    let proxy = Proxy::start(&backend, routes, "").await;
+    let mut client = proxy.http1().await;
+    for path in ["/half", "/"] {
+        for _ in 0..10 {
+            let response = client.send_request(get(path)).await.unwrap();
+            assert_eq!(response.status(), 200);
+            text(response).await;
+            client.ready().await.unwrap();
+        }
+    }
+    let lines = proxy.lines(20).await;
+    assert!(lines[..10].iter().any(|line| line["attempts"] == 2));
+    let here = backend.address.to_string();
+    assert_eq!(lines[10..].iter().filter(|line| line["endpoint"] == here).count(), 5);
+}
+
+#[tokio::test]
+async fn a_policy_has_failures_tried_again_and_says_when_it_gave_up() {
+    let backend = Backend::start().await;
+    let routes = "{match: {prefix: /}, route: {cluster: dead, retry_policy: {retry_on: connect-failure, num_retries: 2, retry_back_off: {base_interval: 0.001s}}}}";
+    let proxy = Proxy::start(&backend, routes, "").await;
+    let mut client = proxy.http1().await;
+    let response = client.send_request(get("/")).await.unwrap();
+    assert_eq!(response.status(), 503);
+    let body = text(response).await;
+    assert!(body.contains("headers. retried and the latest reset reason: "), "{body}");
+    let line = &proxy.lines(1).await[0];
+    assert_eq!((&line["attempts"], &line["flags"]), (&3.into(), &"UF,URX".into()));
+    assert_eq!(line["why"], "retries_exhausted");
 }

@@ -26,6 +26,7 @@ pub struct Serving {
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     next_id: Cell<u64>,
     says_close: Cell<bool>,
+    is_draining: Cell<bool>,
     /// Told when the last connection is gone.
     pub emptied: Notify,
 }
@@ -49,6 +50,11 @@ impl ChainView {
     pub fn chain(&self) -> Option<&FilterChain> {
         self.view.listener.chains.get(self.chain)
     }
+
+    /// The numbers of the listener.
+    pub fn stats(&self) -> &ListenerStats {
+        &self.view.listener.stats
+    }
 }
 
 impl Serving {
@@ -63,6 +69,7 @@ impl Serving {
             connections: RefCell::default(),
             next_id: Cell::new(0),
             says_close: Cell::new(false),
+            is_draining: Cell::new(false),
             emptied: Notify::new(),
         }))
     }
@@ -126,6 +133,9 @@ impl Serving {
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
         });
+        if self.is_draining.get() {
+            connection.drain.cancel();
+        }
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
         Some(Admitted(connection))
     }
@@ -138,9 +148,10 @@ impl Serving {
         }
     }
 
-    /// Asks all connections to end: those without a request now, the others with their last one.
+    /// Asks all connections to end, those to come too: without a request now, else with the last one.
     pub fn drain(&self) {
         self.say_close();
+        self.is_draining.set(true);
         for connection in self.connections.borrow().values() {
             connection.drain.cancel();
         }
@@ -170,7 +181,7 @@ impl Drop for Admitted {
         let mut connections = self.0.serving.connections.borrow_mut();
         connections.remove(&self.0.id);
         if connections.is_empty() {
-            self.0.serving.emptied.notify_one();
+            self.0.serving.emptied.notify_waiters();
         }
     }
 }

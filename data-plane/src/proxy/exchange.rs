@@ -20,7 +20,7 @@ use crate::cluster::endpoints::Endpoint;
 use crate::format::Context;
 use crate::listener::FilterChain;
 use crate::route::Found;
-use crate::telemetry::stats::{ListenerStats, RouteStats};
+use crate::telemetry::stats::RouteStats;
 use crate::telemetry::why::Why;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -55,7 +55,6 @@ pub(super) struct Exchange {
     /// Time spent waiting for heads from upstream.
     pub(super) upstream_wait: Duration,
     pub(super) head: Option<ResponseHead>,
-    listener_stats: Arc<ListenerStats>,
     route_stats: Option<Arc<RouteStats>>,
 }
 
@@ -77,13 +76,13 @@ pub(super) struct ResponseHead {
 
 impl Exchange {
     pub(super) fn new(connection: &Rc<Connection>, head: &request::Parts) -> Self {
-        let listener_stats = connection.stats();
-        listener_stats.requests_active.increment();
+        let view = connection.view();
+        view.stats().requests_active.increment();
         connection.request_began();
         let activity = Activity::new();
         Self {
             connection: Rc::clone(connection),
-            view: connection.view(),
+            view,
             started: activity.last(),
             started_at: SystemTime::now(),
             version: head.version,
@@ -104,7 +103,6 @@ impl Exchange {
             attempts: 0,
             upstream_wait: Duration::ZERO,
             head: None,
-            listener_stats,
             route_stats: None,
         }
     }
@@ -252,7 +250,7 @@ impl Drop for Exchange {
         let took = self.started.elapsed();
         self.count(took);
         log::write(self, took);
-        self.listener_stats.requests_active.decrement();
+        self.view.stats().requests_active.decrement();
         self.connection.request_ended();
     }
 }

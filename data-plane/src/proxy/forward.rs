@@ -14,6 +14,7 @@ use crate::body::{Body, Deadlines, Ended};
 use crate::cluster::Cluster;
 use crate::cluster::endpoints::Endpoint;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
+use crate::cluster::live::Slot;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::matcher::header::HeaderView;
@@ -60,8 +61,8 @@ pub(super) async fn forward(
     let limits = limits(&plan, &head);
     prepare(exchange, &plan, picked, (&mut head, &limits));
     exchange.note_sent(&head);
-    let copy = body.is_empty().then(|| head.clone());
-    let mut tries = Tries { exchange, plan, cluster, limits, copy, retries: 0 };
+    let has_no_body = body.is_empty();
+    let mut tries = Tries { exchange, plan, cluster, limits, has_no_body, retries: 0, slot: None };
     let response = tries.run(Request::from_parts(head, body), endpoint).await?;
     Ok(finish(exchange, &plan, picked, (response, &limits)))
 }
@@ -169,9 +170,17 @@ struct Tries<'e, 'p> {
     plan: Plan<'p>,
     cluster: Arc<Cluster>,
     limits: Limits,
-    /// The head, where there is no body: then the request can be sent again even when it is gone.
-    copy: Option<request::Parts>,
+    /// Then the request can be sent again even when it is gone.
+    has_no_body: bool,
     retries: u32,
+    /// The place of the present try among the retries of the cluster.
+    slot: Option<Slot>,
+}
+
+/// Whether a request is sent again.
+enum Again {
+    Yes(Request<Body>, Option<Slot>),
+    No(Result<Response<Body>, Miss>),
 }
 
 /// A try without an answer.
@@ -192,39 +201,57 @@ impl Tries<'_, '_> {
     ) -> Result<Response<Body>, Local> {
         loop {
             self.exchange.endpoint = Some(Arc::clone(&endpoint));
-            let (again, last) = match self.attempt(&endpoint, request).await? {
-                Ok(response) => {
-                    let (status, headers) = (response.status(), response.headers());
-                    let outcome = Outcome::Answered { status, headers };
-                    let again = self.may_retry(&outcome).then(|| self.copy()).flatten();
-                    (again, Ok(response))
-                }
-                Err(mut miss) => {
-                    let outcome = Outcome::Failed(miss.failure);
-                    let wants = self.may_retry(&outcome) || self.is_safe(&miss);
-                    let again = if wants {
-                        miss.unsent.take().map(|unsent| *unsent).or_else(|| self.copy())
-                    } else {
-                        None
-                    };
-                    (again, Err(miss))
-                }
-            };
-            let other = self.cluster.pick_other(&endpoint);
-            let slot = again
-                .is_some()
-                .then(|| self.cluster.live.retry(&self.cluster.config.breakers))
-                .flatten();
-            match (again, other, slot) {
-                (Some(again), Some(other), Some(slot)) => {
+            let tried = self.attempt(&endpoint, request).await?;
+            match self.again(tried) {
+                Again::No(last) => return last.map_err(|miss| self.give_up(&miss)),
+                Again::Yes(again, slot) => {
                     self.retries += 1;
+                    self.slot = slot;
                     self.back_off().await?;
-                    drop(slot);
-                    (request, endpoint) = (again, other);
+                    let other = self.cluster.pick_other(&endpoint);
+                    endpoint = other.ok_or_else(|| Local::new(Why::NoHealthyEndpoint))?;
+                    request = again;
                 }
-                _ => return last.map_err(|miss| self.give_up(&miss)),
             }
         }
+    }
+
+    /// Whether the request is sent again, given how it went.
+    fn again(&mut self, tried: Result<Response<Body>, Miss>) -> Again {
+        // The place of the retry that just ended is free for the next.
+        self.slot = None;
+        match tried {
+            Ok(response) => {
+                let (status, headers) = (response.status(), response.headers());
+                if !self.may_retry(&Outcome::Answered { status, headers }) {
+                    return Again::No(Ok(response));
+                }
+                match (self.copy(), self.retry_slot()) {
+                    (Some(copy), Some(slot)) => Again::Yes(copy, Some(slot)),
+                    _ => Again::No(Ok(response)),
+                }
+            }
+            Err(mut miss) => {
+                let is_safe = self.is_safe(&miss);
+                let is_asked = self.may_retry(&Outcome::Failed(miss.failure));
+                if !is_safe && !is_asked {
+                    return Again::No(Err(miss));
+                }
+                // What nobody has acted on does not load anybody twice, so no limit is asked.
+                let slot = if is_safe { None } else { self.retry_slot() };
+                if !is_safe && slot.is_none() {
+                    return Again::No(Err(miss));
+                }
+                match miss.unsent.take().map(|unsent| *unsent).or_else(|| self.copy()) {
+                    Some(again) => Again::Yes(again, slot),
+                    None => Again::No(Err(miss)),
+                }
+            }
+        }
+    }
+
+    fn retry_slot(&self) -> Option<Slot> {
+        self.cluster.live.retry(&self.cluster.config.breakers)
     }
 
     fn policy(&self) -> Option<&RetryPolicy> {
@@ -261,8 +288,18 @@ impl Tries<'_, '_> {
             && (has_other || !is_connect)
     }
 
+    /// The request as it was sent, where it had no body.
     fn copy(&self) -> Option<Request<Body>> {
-        self.copy.clone().map(|head| Request::from_parts(head, Body::empty()))
+        if !self.has_no_body {
+            return None;
+        }
+        let exchange = &self.exchange;
+        let mut copy = Request::new(Body::empty());
+        *copy.method_mut() = exchange.method.clone();
+        *copy.uri_mut() = exchange.sent_uri.clone()?;
+        *copy.version_mut() = exchange.version;
+        copy.headers_mut().clone_from(&exchange.headers);
+        Some(copy)
     }
 
     async fn back_off(&self) -> Result<(), Local> {

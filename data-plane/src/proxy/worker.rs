@@ -81,6 +81,14 @@ impl Worker {
         }
     }
 
+    /// Has all lines written, at most for `patience`. Blocks the worker: nothing is under way.
+    pub fn finish_logs(&self, patience: Duration) {
+        if let (Some(log), Some(logs)) = (&self.log, self.settings.registry.access_logs()) {
+            log.flush();
+            logs.flush(patience);
+        }
+    }
+
     /// Hands lines over while they come in, until `shutdown`.
     pub async fn flush_logs(&self, shutdown: CancellationToken) {
         let Some(log) = &self.log else { return };

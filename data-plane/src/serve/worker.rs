@@ -23,6 +23,9 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// those without a request are closed.
 const SAY_CLOSE_FOR: Duration = Duration::from_secs(5);
 
+/// How long the last lines of access log may take to be written.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What a worker is told to do.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -46,7 +49,7 @@ pub(super) fn run(
         let (sweep_end, log_end) = (end.clone(), end.clone());
         worker.tasks.spawn_local(async move { sweeper.pools.sweep(sweep_end).await });
         let logs = worker.tasks.spawn_local(async move { logger.flush_logs(log_end).await });
-        Listeners { worker, active: HashMap::new() }.run(inbox).await;
+        Listeners { worker, active: HashMap::new(), leaving: Vec::new() }.run(inbox).await;
         end.cancel();
         if let Err(error) = logs.await {
             tracing::error!(%error, "the task of the access log failed");
@@ -58,6 +61,8 @@ pub(super) fn run(
 struct Listeners {
     worker: Rc<Worker>,
     active: HashMap<Arc<str>, Active>,
+    /// Removed, with connections that are let go.
+    leaving: Vec<Rc<Serving>>,
 }
 
 struct Active {
@@ -73,9 +78,8 @@ impl Listeners {
             let command = tokio::select! {
                 command = inbox.recv() => command,
                 _ = refresh.tick() => {
-                    for active in self.active.values() {
-                        active.serving.refresh();
-                    }
+                    self.active.values().for_each(|active| active.serving.refresh());
+                    self.leaving.retain(|serving| serving.connection_count() > 0);
                     continue;
                 }
             };
@@ -88,6 +92,7 @@ impl Listeners {
                 }
                 Some(Command::End { within, done }) => {
                     self.end(within).await;
+                    self.worker.finish_logs(LOG_PATIENCE);
                     // Whoever asked may have stopped waiting.
                     done.send(()).unwrap_or_default();
                     return;
@@ -120,6 +125,7 @@ impl Listeners {
     fn unlisten(&mut self, name: &Arc<str>, within: Duration) {
         let Some(active) = self.active.remove(name) else { return };
         active.stop.cancel();
+        self.leaving.push(Rc::clone(&active.serving));
         self.worker.tasks.spawn_local(async move {
             active.serving.say_close();
             tokio::time::sleep(SAY_CLOSE_FOR.min(within)).await;
@@ -132,7 +138,8 @@ impl Listeners {
         for Active { stop, .. } in &active {
             stop.cancel();
         }
-        let all = active.iter().map(|active| drain(&active.serving, within));
+        let active = active.iter().map(|active| &active.serving);
+        let all = active.chain(&self.leaving).map(|serving| drain(serving, within));
         futures_util::future::join_all(all).await;
     }
 }
