@@ -113,18 +113,16 @@ impl Linker<'_> {
         for (name, table) in self.tables.routes.iter() {
             let previous = self.previous.routes.get(name);
             let missing = self.missing_cluster(name, table, clusters, previous);
-            let table = match missing {
-                None => table,
+            let routes = match missing {
+                None => Some(LinkedRoutes::link(Arc::clone(table), clusters, previous)),
                 Some(waiting) => {
                     self.waits(waiting);
-                    match previous {
-                        Some(previous) => &previous.table,
-                        None => continue,
-                    }
+                    previous.map(|previous| hold(previous, clusters))
                 }
             };
-            let routes = LinkedRoutes::link(Arc::clone(table), clusters, previous);
-            linked.insert(Arc::clone(name), routes);
+            if let Some(routes) = routes {
+                linked.insert(Arc::clone(name), routes);
+            }
         }
         linked
     }
@@ -164,7 +162,7 @@ impl Linker<'_> {
         let mut linked = HashMap::new();
         for (name, config) in self.tables.listeners.iter() {
             let previous = self.previous.listeners.get(name);
-            let parts = Parts { linker: self, listener: name, clusters, routes };
+            let parts = Parts { linker: self, listener: name, clusters, routes, holds: false };
             let listener = match self.missing_inline_cluster(config, clusters, previous) {
                 Some(waiting) => Err(waiting),
                 None => Listener::link(config, &parts, previous, self.registry)
@@ -173,6 +171,7 @@ impl Linker<'_> {
             let listener = match listener {
                 Ok(listener) => Some(listener),
                 Err(waiting) => {
+                    let parts = Parts { holds: true, ..parts };
                     let serving = previous.map(|previous| {
                         Listener::link(&previous.config, &parts, Some(previous), self.registry)
                             .unwrap_or_else(|_| Arc::clone(previous))
@@ -225,6 +224,8 @@ struct Parts<'a> {
     listener: &'a Arc<str>,
     clusters: &'a ByName<Cluster>,
     routes: &'a ByName<LinkedRoutes>,
+    /// The listener that serves is kept, as the next one is not complete.
+    holds: bool,
 }
 
 impl ListenerParts for Parts<'_> {
@@ -249,12 +250,26 @@ impl ListenerParts for Parts<'_> {
         table: &Arc<RouteTable>,
         previous: Option<&Arc<LinkedRoutes>>,
     ) -> Arc<LinkedRoutes> {
-        LinkedRoutes::link(Arc::clone(table), self.clusters, previous)
+        match previous {
+            Some(previous) if self.holds && Arc::ptr_eq(&previous.table, table) => {
+                hold(previous, self.clusters)
+            }
+            _ => LinkedRoutes::link(Arc::clone(table), self.clusters, previous),
+        }
     }
 
     fn secrets(&self) -> &Secrets {
         &self.linker.secrets
     }
+}
+
+/// Keeps routes in use with their clusters up to date. A cluster that is gone stays for them: it was
+/// removed because the routes that wait do not need it.
+fn hold(previous: &Arc<LinkedRoutes>, clusters: &ByName<Cluster>) -> Arc<LinkedRoutes> {
+    let linked = LinkedRoutes::link(Arc::clone(&previous.table), clusters, Some(previous));
+    let mut pairs = previous.clusters.iter().zip(&linked.clusters);
+    let loses_one = pairs.any(|(before, after)| before.is_some() && after.is_none());
+    if loses_one { Arc::clone(previous) } else { linked }
 }
 
 fn missing_waits(listener: &Arc<str>, missing: Missing) -> Waiting {
@@ -356,6 +371,24 @@ mod tests {
         proxy.give_up();
         assert!(proxy.link().is_empty());
         assert_eq!(proxy.snapshot.routes["r"].table.cluster_names(), ["unknown".into()]);
+    }
+
+    #[test]
+    fn routes_that_are_held_keep_a_cluster_that_is_removed_meanwhile() {
+        let mut proxy = Proxy::default();
+        proxy.apply(sample::cluster("a", 1));
+        proxy.apply(sample::endpoints("a", 80));
+        proxy.apply(sample::routes("r", "a"));
+        proxy.apply(sample::listener_inline("l", 80, "a"));
+        assert!(proxy.link().is_empty());
+        proxy.apply(sample::cluster("b", 1));
+        proxy.apply(sample::routes("r", "b"));
+        proxy.apply(sample::listener_inline("l", 80, "b"));
+        proxy.tables.apply(ResourceType::Cluster, &[], &["a".into()]);
+        assert_eq!(proxy.link().len(), 3);
+        assert!(proxy.snapshot.routes["r"].clusters[0].is_some());
+        assert!(proxy.snapshot.listeners["l"].chains[0].routes.clusters[0].is_some());
+        assert!(!proxy.snapshot.clusters.contains_key("a"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -28,18 +28,20 @@ pub struct Sockets {
 
 impl Sockets {
     /// Binds `count` sockets. Where the address is not `ours` already, nobody else may have it:
-    /// with SO_REUSEPORT alone, another process would silently take half of the connections.
+    /// with SO_REUSEPORT alone, another process would silently take half of the connections. Where
+    /// it is, the sockets do not listen until they are served: connections that the kernel gave
+    /// them would wait, while those of the listener that still has the address are served.
     ///
     /// # Errors
     /// When the address is taken or not of this machine.
     pub fn bind(bind: BindAddress, count: usize, is_ours: bool) -> io::Result<Self> {
         if !is_ours && bind.address.port() != 0 {
-            drop(open(bind, false)?);
+            drop(open(bind, false, true)?);
         }
         let mut address = bind.address;
         let mut sockets = Vec::with_capacity(count);
         for _ in 0..count {
-            let socket = open(BindAddress { address, ..bind }, true)?;
+            let socket = open(BindAddress { address, ..bind }, true, !is_ours)?;
             address = socket.local_addr()?;
             sockets.push(socket);
         }
@@ -47,7 +49,7 @@ impl Sockets {
     }
 }
 
-fn open(bind: BindAddress, shares_port: bool) -> io::Result<TcpListener> {
+fn open(bind: BindAddress, shares_port: bool, listens: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(bind.address), Type::STREAM, Some(Protocol::TCP))?;
     if bind.address.is_ipv6() {
         socket.set_only_v6(!bind.ipv4_compat)?;
@@ -56,8 +58,18 @@ fn open(bind: BindAddress, shares_port: bool) -> io::Result<TcpListener> {
     socket.set_reuse_port(shares_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&bind.address.into())?;
-    socket.listen(BACKLOG)?;
+    if listens {
+        socket.listen(BACKLOG)?;
+    }
     Ok(socket.into())
+}
+
+/// Lets connections come to a bound socket; one that listens already is left as it is.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn listen(socket: &TcpListener) -> io::Result<()> {
+    SockRef::from(socket).listen(BACKLOG)
 }
 
 /// What a client on this machine is called in `x-forwarded-for`, as in Envoy: an address of this
@@ -93,6 +105,12 @@ mod tests {
         let first = Sockets::bind(loopback(0), 1, false).unwrap();
         let again = loopback(first.address.port());
         assert_eq!(Sockets::bind(again, 1, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert!(Sockets::bind(again, 1, true).is_ok());
+        let ours = Sockets::bind(again, 1, true).unwrap();
+        // Only the first one listens, so it gets every connection.
+        for _ in 0..20 {
+            std::net::TcpStream::connect(first.address).unwrap();
+            assert!(first.sockets[0].accept().is_ok());
+        }
+        listen(&ours.sockets[0]).unwrap();
     }
 }

@@ -1,17 +1,17 @@
 //! The thread of a worker: what it is told, and the listeners that it serves.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-use super::accept;
+use super::{accept, sockets};
 use crate::proxy::connection::Serving;
 use crate::proxy::worker::{Worker, WorkerSettings};
 use crate::snapshot::SnapshotCell;
@@ -29,7 +29,7 @@ const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// What a worker is told to do.
 #[derive(Debug)]
 pub(super) enum Command {
-    Listen { name: Arc<str>, socket: TcpListener },
+    Listen { name: Arc<str>, socket: std::net::TcpListener },
     Unlisten { name: Arc<str>, within: Duration },
     SayClose,
     End { within: Duration, done: oneshot::Sender<()> },
@@ -101,12 +101,13 @@ impl Listeners {
         }
     }
 
-    fn listen(&mut self, name: &Arc<str>, socket: TcpListener) {
+    fn listen(&mut self, name: &Arc<str>, socket: std::net::TcpListener) {
         let Some(serving) = Serving::new(name, &self.worker) else {
             tracing::error!(listener = &**name, "listener is not in the snapshot");
             return;
         };
-        let socket = match tokio::net::TcpListener::from_std(socket) {
+        let socket = sockets::listen(&socket).and_then(|()| TcpListener::from_std(socket));
+        let socket = match socket {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::error!(listener = &**name, %error, "listener cannot be served");

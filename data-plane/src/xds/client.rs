@@ -35,9 +35,14 @@ const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How often a better control plane is tried while a worse one serves.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
-/// A half-open connection is found after the sum of these.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Servers take offence at HTTP/2 pings more often than every 5 minutes, gRPC's default for them;
+/// they answer "too many pings" and close.
+const PING_INTERVAL: Duration = Duration::from_secs(310);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// A peer that vanished is found by TCP, after the first plus three times the second.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 /// The window of a stream and of its connection: a big table comes in few round trips.
 const WINDOW_BYTES: u32 = 4 << 20;
 
@@ -311,8 +316,11 @@ async fn connect(plane: &ControlPlane) -> Result<Channel, tonic::transport::Erro
     let scheme = if plane.tls.is_some() { "https" } else { "http" };
     let mut endpoint = Endpoint::from_shared(format!("{scheme}://{}", plane.authority()))?
         .connect_timeout(plane.connect_timeout)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .tcp_keepalive(Some(KEEPALIVE_IDLE))
+        .tcp_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .tcp_keepalive_retries(Some(KEEPALIVE_PROBES))
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
