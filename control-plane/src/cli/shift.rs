@@ -26,7 +26,7 @@ pub(super) async fn run(session: &Session, args: &ShiftArgs) -> Result<Exit, Pro
         match rollout::change(session, &ask(session, args, &mut route, &shares)).await {
             // Statuses move the resourceVersion too. Only new content is somebody else's change.
             Err(problem)
-                if problem.exit == Exit::Conflict
+                if problem.code == "WL0409"
                     && tries < TRIES
                     && *first.get_or_insert_with(|| content.clone()) == content =>
             {

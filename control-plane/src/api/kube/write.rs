@@ -255,7 +255,7 @@ impl Call<'_> {
                 let detail = format!("{} {name:?} already exists", resource(kind));
                 Refusal { detail, ..refusal.clone() }
             }
-            (Some((kind, name)), StatusCode::CONFLICT) => {
+            (Some((kind, name)), StatusCode::CONFLICT) if refusal.code == codes::CONFLICT => {
                 let detail = format!(
                     "Operation cannot be fulfilled on {} {name:?}: the object has been modified; \
                      please apply your changes to the latest version and try again ({})",
