@@ -100,7 +100,7 @@ fn name(document: &Value, namespace: &str) -> String {
 }
 
 /// Says what will go, and asks.
-fn confirm(session: &Session, yes: bool, names: &[String]) -> Result<(), Problem> {
+pub(super) fn confirm(session: &Session, yes: bool, names: &[String]) -> Result<(), Problem> {
     if yes {
         return Ok(());
     }
