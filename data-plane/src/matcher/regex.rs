@@ -1,7 +1,7 @@
 //! Regular expressions in RE2 syntax, as Envoy has them, over the `regex` crate.
 //!
 //! Both engines are of one family: linear time, no look-around, no back-references. Where their
-//! syntax parts, [`translate`] says in this crate's words what RE2 would have understood.
+//! syntax parts, `translate` says in this crate's words what RE2 would have understood.
 
 use xds_proto::field::{At, FieldError};
 
