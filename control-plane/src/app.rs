@@ -77,7 +77,8 @@ fn serve(args: &ServeArgs) -> Result<Exit, Problem> {
 
 fn settings_problem(error: SettingsError) -> Problem {
     let code = match &error {
-        SettingsError::Unreadable { .. } | SettingsError::NotYaml { .. } => "WL0001",
+        SettingsError::Unreadable { .. } => "WL0007",
+        SettingsError::NotYaml { .. } => "WL0001",
         SettingsError::UnknownKey { .. } => "WL0002",
         SettingsError::WrongValue { .. } => "WL0003",
     };

@@ -24,6 +24,11 @@ use stage::Stage;
 /// A load that nobody watches ends after this.
 const LOAD_LIMIT: Duration = Duration::from_secs(600);
 
+/// How long a child that was killed stays away: long enough to be seen as lost.
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
+/// A child that ends more often than anybody would kill it has a reason.
+const RESTARTS_MAX: usize = 20;
+
 /// The flags of `weighlock demo`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct DemoArgs {
@@ -90,9 +95,23 @@ async fn tell(
     }
     print(&hints(stage))?;
     tokio::select! {
-        ended = stage.child_ended() => Err(ended),
+        kept = keep_running(stage) => kept.map(|()| Exit::Failed),
         () = end_load(load) => std::future::pending().await,
     }
+}
+
+/// Starts again what somebody killed to see what happens; gives up when that does not help.
+async fn keep_running(stage: &mut Stage) -> Result<(), Problem> {
+    for _ in 0..RESTARTS_MAX {
+        let (part, mut ended) = stage.child_ended().await;
+        // Its log says nothing about a kill; how it ended does.
+        ended.detail.truncate(1);
+        let again = ended.help(format!("it is started again in {}s", RESTART_PAUSE.as_secs()));
+        show::note(&again.render("!"));
+        tokio::time::sleep(RESTART_PAUSE).await;
+        stage.start_again(part)?;
+    }
+    Err(stage.child_ended().await.1)
 }
 
 async fn end_load(load: &Load) {

@@ -41,6 +41,10 @@ pub struct Pipeline {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     published: Arc<watch::Sender<Release>>,
+    /// How many times somebody asked for statuses that tell what nodes said up to then.
+    statuses_asked: Arc<watch::Sender<u64>>,
+    /// The latest such request that was served.
+    statuses_written: Arc<watch::Sender<u64>>,
 }
 
 /// What nodes are due since the last publication.
@@ -73,8 +77,15 @@ impl Pipeline {
         fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let published = Arc::new(watch::Sender::new(Release::default()));
-        Self { store, snapshots, fleet, metrics, published }
+        Self {
+            store,
+            snapshots,
+            fleet,
+            metrics,
+            published: Arc::new(watch::Sender::new(Release::default())),
+            statuses_asked: Arc::new(watch::Sender::new(0)),
+            statuses_written: Arc::new(watch::Sender::new(0)),
+        }
     }
 
     /// Where what happens is counted.
@@ -106,7 +117,23 @@ impl Pipeline {
             origins = release.changed.keys().cloned().collect();
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        self.fleet.wait_in_sync(revision, Some(&origins), left).await
+        let in_sync = self.fleet.wait_in_sync(revision, Some(&origins), left).await;
+        self.statuses_told(deadline).await;
+        in_sync
+    }
+
+    /// Waits until statuses tell what nodes have said, so that who was answered reads them so.
+    async fn statuses_told(&self, deadline: Instant) {
+        let mut number = 0;
+        self.statuses_asked.send_modify(|asked| {
+            *asked += 1;
+            number = *asked;
+        });
+        let mut written = self.statuses_written.subscribe();
+        let told = written.wait_for(|written| *written >= number);
+        if timeout_at(deadline, told).await.is_err() {
+            tracing::debug!("statuses are behind");
+        }
     }
 
     /// Runs until `shutdown`. The first build is published whole before nodes are served.
@@ -116,6 +143,7 @@ impl Pipeline {
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), JoinError> {
         let mut stored = self.store.changed();
         let mut nodes = self.fleet.changed();
+        let mut asked = self.statuses_asked.subscribe();
         let mut last = Last::default();
         let mut status_due: Option<Instant> = None;
         loop {
@@ -133,8 +161,10 @@ impl Pipeline {
             }
             if status_due.is_some_and(|due| due <= Instant::now()) {
                 nodes.mark_unchanged();
+                let number = *asked.borrow_and_update();
                 status_due = None;
                 self.write_statuses(&last).await?;
+                self.statuses_written.send_replace(number);
             }
             let due = status_due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
@@ -143,6 +173,7 @@ impl Pipeline {
                     if changed.is_err() { return Ok(()) }
                     status_due = Some(Instant::now() + STATUS_PAUSE_MIN);
                 }
+                asked = asked.changed() => if asked.is_ok() { status_due = Some(Instant::now()) },
                 () = sleep_until(due) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }

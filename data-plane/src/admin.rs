@@ -111,7 +111,11 @@ const PAGES: [Page; 8] = [
     ("/readyz", false, "200 while traffic should come here"),
     ("/ready", false, "the same in Envoy's words"),
     ("/metrics", false, "numbers, as Prometheus text"),
-    ("/config_dump", false, "every resource, with its version and whether it was accepted"),
+    (
+        "/config_dump",
+        false,
+        "what the control plane sent, with versions and whether it was accepted",
+    ),
     ("/clusters", false, "endpoints, as text"),
     ("/listeners", false, "listeners, as text"),
     ("/quitquitquit", true, "drains and ends the proxy"),

@@ -64,6 +64,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     result
 }
 
+/// Why the proxy did not start, for a person: a line each for what failed and for what made it fail.
+pub fn failure(error: &anyhow::Error) -> String {
+    let mut text = format!("✗ {error}\n");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        for line in cause.lines() {
+            text += &format!("    {line}\n");
+        }
+    }
+    text
+}
+
 async fn run_until_told(args: &Args, bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let proxy = Proxy::start(args, bootstrap).await?;
@@ -265,5 +276,16 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_in_lines_and_without_a_backtrace() {
+        let error = anyhow::anyhow!("line 3\n  | adress").context("b.yaml");
+        assert_eq!(failure(&error), "✗ b.yaml\n    line 3\n      | adress\n");
     }
 }

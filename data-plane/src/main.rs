@@ -1,5 +1,6 @@
 //! `weighlock-proxy`: the data plane.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -17,6 +18,10 @@ struct Cli {
     args: Args,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    app::run(&Cli::parse().args)
+fn main() -> ExitCode {
+    app::run(&Cli::parse().args).unwrap_or_else(|error| {
+        // Nobody is left to be told when standard error is closed.
+        drop(std::io::stderr().write_all(app::failure(&error).as_bytes()));
+        ExitCode::FAILURE
+    })
 }

@@ -402,6 +402,11 @@ spec:
         assert_eq!(revision.body["objects"][1]["source"]["line"], 8);
         let waited = apply(&server, "&wait=acked&timeout=5s", &documents).await;
         assert_eq!(waited.body["rollout"]["state"], "Done");
+        let changed = documents[2].replace("name: r,", "name: two,");
+        apply(&server, "&wait=acked&timeout=5s", &[&changed]).await;
+        let route = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/two";
+        let parent = "/status/parents/0/conditions/0/type";
+        assert_eq!(server.get(route).await.text(parent), "Accepted", "statuses are told in time");
     }
 
     #[tokio::test]

@@ -28,9 +28,10 @@ pub async fn all(State(api): State<Arc<Api>>) -> Json<Value> {
 pub async fn one(State(api): State<Arc<Api>>, Path(name): Path<String>, uri: Uri) -> Response {
     let nodes = api.fleet.nodes();
     let found = nodes.iter().find(|status| *status.node == *name).map(node);
-    let answer = found
-        .map(|found| Json(found).into_response())
-        .ok_or_else(|| Refusal::not_found(format!("node {name:?} has not connected")));
+    let answer = found.map(|found| Json(found).into_response()).ok_or_else(|| {
+        Refusal::not_found(format!("node {name:?} has not connected"))
+            .fact("help", "wlctl status lists the nodes")
+    });
     or_problem(&uri, answer)
 }
 

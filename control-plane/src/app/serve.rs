@@ -94,8 +94,8 @@ pub async fn run(settings: Settings) -> Result<Exit, Problem> {
     let tasks = Tasks { tracker: TaskTracker::new(), shutdown: CancellationToken::new(), failed };
     let state = parts.store.state();
     tracing::info!(revision = state.revision, objects = state.objects.len(), "the store is read");
-    announce(&sockets)?;
     follow_files(&tasks, &settings, &parts).await?;
+    announce(&sockets)?;
     start(&tasks, &settings, &parts, sockets);
     let result = tokio::select! {
         _ = signals.next() => Ok(Exit::Done),
@@ -243,7 +243,7 @@ async fn follow_files(tasks: &Tasks, settings: &Settings, parts: &Parts) -> Resu
     let watch = Watch::start(path, parts.store.clone()).await.map_err(|error| {
         Problem::new(
             Exit::WrongInput,
-            "WL0001",
+            "WL0007",
             format!("--config {} cannot be read", path.display()),
         )
         .detail(error.to_string().to_lowercase())

@@ -291,7 +291,8 @@ pub fn refusal(reply: &Reply) -> Problem {
     }
     let Some(title) = text("title") else {
         return Problem::new(exit, "", format!("the server answered {}", reply.status))
-            .detail(String::from_utf8_lossy(&reply.body).lines().next().unwrap_or_default());
+            .detail(String::from_utf8_lossy(&reply.body).lines().next().unwrap_or_default())
+            .help("is this the API address of a Weighlock control plane?");
     };
     let mut problem = Problem::new(exit, text("code").unwrap_or_default(), title);
     let findings = body.get("errors").and_then(Value::as_array);

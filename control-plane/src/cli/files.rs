@@ -41,7 +41,17 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<File>, Problem> {
             files.push(File { name: path.display().to_string(), text });
         }
     }
+    if files.iter().all(|file| is_blank(&file.text)) {
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        return Err(Problem::usage(format!("no document in {}", names.join(", "))));
+    }
     Ok(files)
+}
+
+/// Whether a text holds comments and separators at most.
+fn is_blank(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim_end);
+    lines.all(|line| line.is_empty() || line.trim_start().starts_with('#') || line == "---")
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Problem {
@@ -50,7 +60,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Problem {
         io::ErrorKind::InvalidData => "it is no text".to_owned(),
         _ => error.to_string().to_lowercase(),
     };
-    Problem::new(Exit::WrongInput, "WL0001", format!("{} cannot be read", path.display()))
+    Problem::new(Exit::WrongInput, "WL0007", format!("{} cannot be read", path.display()))
         .detail(reason)
 }
 
@@ -80,10 +90,21 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_named() {
         let problem = read(&["/no/such".into()]).unwrap_err();
-        assert_eq!(problem.title, "/no/such cannot be read");
+        assert_eq!((&*problem.code, &*problem.title), ("WL0007", "/no/such cannot be read"));
         assert_eq!(problem.detail, ["there is no such file or folder"]);
         let empty = tempfile::tempdir().unwrap();
         assert_eq!(read(&[empty.path().to_owned()]).unwrap_err().exit, Exit::WrongInput);
+    }
+
+    #[test]
+    fn a_file_without_a_document_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        fs::write(&path, "# later\n---\n").unwrap();
+        let title = read(std::slice::from_ref(&path)).unwrap_err().title;
+        assert_eq!(title, format!("no document in {}", path.display()));
+        fs::write(&path, "---\nkind: Gateway\n").unwrap();
+        assert!(read(&[path]).is_ok());
     }
 
     #[test]

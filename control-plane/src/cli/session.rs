@@ -30,8 +30,12 @@ impl Session {
         let token = match &global.token_file {
             None => environment.token.clone(),
             Some(path) => Some(Token::new(&fs::read_to_string(path).map_err(|error| {
-                Problem::usage(format!("--token-file {} cannot be read", path.display()))
-                    .detail(error.to_string())
+                Problem::new(
+                    Exit::WrongInput,
+                    "WL0007",
+                    format!("--token-file {} cannot be read", path.display()),
+                )
+                .detail(error.to_string())
             })?)),
         };
         let namespace = global.namespace.as_ref().or(environment.namespace.as_ref());

@@ -21,6 +21,17 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How often it is looked.
 const POLL: Duration = Duration::from_millis(10);
 
+/// A child of the demo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// `weighlock serve`.
+    ControlPlane,
+    /// The proxy of fleet `a`.
+    ProxyA,
+    /// The proxy of fleet `b`.
+    ProxyB,
+}
+
 /// The running demo.
 #[derive(Debug)]
 pub struct Stage {
@@ -104,7 +115,7 @@ impl Stage {
         };
         tokio::select! {
             synced = synced => synced,
-            ended = self.child_ended() => Err(ended),
+            (_, ended) = self.child_ended() => Err(ended),
         }
     }
 
@@ -163,14 +174,28 @@ impl Stage {
         self.in_sync().await
     }
 
-    /// Waits until a child ends, which none should.
-    pub async fn child_ended(&mut self) -> Problem {
+    /// Waits until a child ends, which none does by itself.
+    pub async fn child_ended(&mut self) -> (Part, Problem) {
         let [a, b] = &mut self.proxies;
         tokio::select! {
-            ended = self.control_plane.ended() => ended,
-            ended = a.ended() => ended,
-            ended = b.ended() => ended,
+            ended = self.control_plane.ended() => (Part::ControlPlane, ended),
+            ended = a.ended() => (Part::ProxyA, ended),
+            ended = b.ended() => (Part::ProxyB, ended),
         }
+    }
+
+    /// Starts a child that ended.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_again(&mut self, part: Part) -> Result<(), Problem> {
+        let (places, folder) = (&self.places, &self.folder);
+        match part {
+            Part::ControlPlane => self.control_plane = control_plane(places, folder)?,
+            Part::ProxyA => self.proxies[0] = proxy("a", places, folder)?,
+            Part::ProxyB => self.proxies[1] = proxy("b", places, folder)?,
+        }
+        Ok(())
     }
 
     /// Ends the children, proxies first: they lose nothing but their traffic.

@@ -48,6 +48,9 @@ codes! {
     UNKNOWN_KIND = "WL0006", "unknown kind",
         "Weighlock serves no kind of this name in this group and version.",
         "kind: HttpRoute";
+    UNREADABLE = "WL0007", "file cannot be read",
+        "A file or folder that was named is not there, may not be read, or is no text.",
+        "wlctl apply -f gatewy.yaml";
     NEEDS_YES = "WL0010", "needs --yes",
         "What destroys asks first. Where nobody can be asked, --yes says that it is meant.",
         "wlctl delete gateway public   # in a script";

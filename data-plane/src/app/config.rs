@@ -126,6 +126,10 @@ impl ConfigLoop {
             }
             all_rejected.extend(rejected.into_iter().map(|rejected| (kind, rejected)));
         }
+        // A bootstrap that is wrong ends the program: it never becomes ready.
+        if origin == Origin::Bootstrap && !all_rejected.is_empty() {
+            return all_rejected;
+        }
         self.wanted = Wanted::derive(&self.roots, &self.tables);
         self.relink();
         all_rejected
