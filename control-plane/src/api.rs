@@ -16,9 +16,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::refusal::Refusal;
-use crate::finding::{Finding, codes};
+use crate::finding::codes;
 use crate::fleet::Fleet;
-use crate::pipeline::build::findings;
+use crate::pipeline::translator::Translated;
 use crate::pipeline::{Pipeline, Release};
 use crate::source::directory::{FILE_ANNOTATION, file_of};
 use crate::store::Store;
@@ -118,7 +118,7 @@ impl Api {
 
     /// Stores a change, on a thread that may wait for the disk.
     async fn commit(self: &Arc<Self>, change: Change) -> Result<Committed, Refusal> {
-        self.commit_checked(change, |_| Ok(())).await
+        self.commit_checked(change, |_, _| Ok(())).await
     }
 
     /// The same, if what would be stored passes the check.
@@ -128,7 +128,7 @@ impl Api {
         check: F,
     ) -> Result<Committed, Refusal>
     where
-        F: Fn(&State) -> Result<(), StoreError> + Send + 'static,
+        F: Fn(&State, &State) -> Result<(), StoreError> + Send + 'static,
     {
         self.keep_files(&change)?;
         let (api, began) = (self.clone(), Instant::now());
@@ -173,9 +173,10 @@ impl Api {
         Ok(())
     }
 
-    /// What is wrong between the objects of a state, worked out where it keeps nobody waiting.
-    async fn findings(&self, state: Arc<State>) -> Vec<Finding> {
-        spawn_blocking(move || findings(&state)).await.unwrap_or_default()
+    /// What documents amount to, worked out where it keeps nobody waiting.
+    async fn translated(&self, state: Arc<State>) -> Arc<Translated> {
+        let translator = self.pipeline.translator().clone();
+        spawn_blocking(move || translator.translated(&state.objects)).await.unwrap_or_default()
     }
 
     /// Returns when a revision is published.

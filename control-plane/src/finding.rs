@@ -8,7 +8,7 @@ pub mod codes;
 pub mod suggest;
 
 /// One thing that is wrong, or looks wrong, in one object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Finding {
     /// What it is about: a code of [`codes::CODES`].
     pub code: &'static str,

@@ -2,29 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::status::{Laggard, NodeStatus};
+use crate::fleet::status::Laggard;
 use crate::fleet::{Fleet, InSync};
-use crate::model::kind::{KINDS, Kind};
 use crate::snapshot::{Origin, Snapshot, Snapshots, Stamp};
-use crate::status::{Circumstances, complete};
+use crate::status::FleetState;
 use crate::store::Store;
-use crate::store::state::{ObjectKey, RawGroup, State};
+use crate::store::state::{RawGroup, State};
 use crate::telemetry::metrics::Metrics;
 
 pub mod build;
 pub mod fleets;
 pub mod judge;
+mod statuses;
+pub mod translator;
 
 use build::{Built, Held, build};
+use statuses::{Told, statuses};
+use translator::Translator;
 
 /// The pause after a build, at least: changes that come in a burst are built together.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -32,6 +33,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// The pause between two writings of statuses, at least: ACKs of a fleet come in a burst.
 const STATUS_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// How long proxies have to come back to a control plane that began: their backoff and some more.
+const COME_BACK: Duration = Duration::from_secs(45);
 
 /// What the loop reads and writes.
 #[derive(Debug, Clone)]
@@ -40,6 +43,7 @@ pub struct Pipeline {
     snapshots: Arc<Snapshots>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
+    translator: Arc<Translator>,
     published: Arc<watch::Sender<Release>>,
     /// How many times somebody asked for statuses that tell what nodes said up to then.
     statuses_asked: Arc<watch::Sender<u64>>,
@@ -67,6 +71,8 @@ struct Last {
     groups: Groups,
     changed: Arc<BTreeMap<Origin, u64>>,
     is_first_done: bool,
+    is_early: bool,
+    told: Option<Arc<Told>>,
 }
 
 impl Pipeline {
@@ -82,10 +88,16 @@ impl Pipeline {
             snapshots,
             fleet,
             metrics,
+            translator: Arc::default(),
             published: Arc::new(watch::Sender::new(Release::default())),
             statuses_asked: Arc::new(watch::Sender::new(0)),
             statuses_written: Arc::new(watch::Sender::new(0)),
         }
+    }
+
+    /// What documents amount to, for whoever judges a change before it is stored.
+    pub fn translator(&self) -> &Arc<Translator> {
+        &self.translator
     }
 
     /// Where what happens is counted.
@@ -144,7 +156,9 @@ impl Pipeline {
         let mut stored = self.store.changed();
         let mut nodes = self.fleet.changed();
         let mut asked = self.statuses_asked.subscribe();
-        let mut last = Last::default();
+        let mut last = Last { is_early: true, ..Last::default() };
+        let is_late = tokio::time::sleep(COME_BACK);
+        tokio::pin!(is_late);
         let mut status_due: Option<Instant> = None;
         loop {
             stored.mark_unchanged();
@@ -163,7 +177,7 @@ impl Pipeline {
                 nodes.mark_unchanged();
                 let number = *asked.borrow_and_update();
                 status_due = None;
-                self.write_statuses(&last).await?;
+                last.told = self.write_statuses(&last).await?;
                 self.statuses_written.send_replace(number);
             }
             let due = status_due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
@@ -175,6 +189,10 @@ impl Pipeline {
                 }
                 asked = asked.changed() => if asked.is_ok() { status_due = Some(Instant::now()) },
                 () = sleep_until(due) => {}
+                () = &mut is_late, if last.is_early => {
+                    last.is_early = false;
+                    status_due = Some(Instant::now());
+                }
                 () = shutdown.cancelled() => return Ok(()),
             }
         }
@@ -182,10 +200,9 @@ impl Pipeline {
 
     async fn publish(&self, last: Last, state: Arc<State>) -> Result<Last, JoinError> {
         let began = Instant::now();
-        let (before, input) = (last.built.clone(), state.clone());
-        let built = tokio::task::spawn_blocking(move || build(&input, &before.fleets)).await?;
+        let built = self.build(last.built.clone(), state.clone()).await?;
         self.metrics.snapshot_build_seconds.observe(began.elapsed().as_secs_f64());
-        for held in &built.held {
+        for held in built.held.iter().filter(|held| !last.built.held.contains(held)) {
             tell_held(held);
         }
         let stamp = Stamp { revision: state.revision, accepted_at: state.accepted_at };
@@ -211,7 +228,20 @@ impl Pipeline {
         let changed = Arc::new(changed(&last, &built, &groups, state.revision));
         let release = Release { revision: Some(state.revision), changed: changed.clone() };
         self.published.send_replace(release);
-        Ok(Last { changed, state, built: Arc::new(built), groups, is_first_done: true })
+        Ok(Last { changed, state, built, groups, is_first_done: true, ..last })
+    }
+
+    /// What the state amounts to; what was built last, where its documents say the same.
+    async fn build(&self, last: Arc<Built>, state: Arc<State>) -> Result<Arc<Built>, JoinError> {
+        let translator = self.translator.clone();
+        tokio::task::spawn_blocking(move || {
+            let translated = translator.translated(&state.objects);
+            if Arc::ptr_eq(&translated, &last.translated) {
+                return last;
+            }
+            Arc::new(build(&translated, &last.fleets))
+        })
+        .await
     }
 
     /// Publishes raw groups as they are. Those that did not change are stamped anew: their nodes
@@ -233,23 +263,38 @@ impl Pipeline {
         groups
     }
 
-    async fn write_statuses(&self, last: &Last) -> Result<(), JoinError> {
-        if last.built.statuses.is_empty() {
-            return Ok(());
+    async fn write_statuses(&self, last: &Last) -> Result<Option<Arc<Told>>, JoinError> {
+        let now = Told {
+            built: last.built.clone(),
+            fleets: self.fleets(last),
+            is_early: last.is_early,
+            resource_version: self.store.state().resource_version,
+        };
+        if last.told.as_deref().is_some_and(|told| told.is_same(&now)) {
+            return Ok(last.told.clone());
         }
-        let (store, built, state) = (self.store.clone(), last.built.clone(), last.state.clone());
-        let nodes = self.fleet.nodes();
-        let groups: Vec<String> = last.groups.keys().cloned().collect();
+        let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
-            let statuses = statuses(&store.state(), &state, &built, &nodes, &groups);
+            let statuses = statuses(&store.state(), &now);
             if statuses.is_empty() {
-                return;
+                return Some(Arc::new(now));
             }
-            if let Err(error) = store.write_status(statuses) {
-                tracing::warn!(%error, "statuses are not written");
+            match store.write_status(statuses) {
+                // Whether this made all of them true is for the next look to say.
+                Ok(_) => None,
+                Err(error) => {
+                    tracing::warn!(%error, "statuses are not written");
+                    None
+                }
             }
         })
         .await
+    }
+
+    /// What the nodes of each fleet have said.
+    fn fleets(&self, last: &Last) -> BTreeMap<String, FleetState> {
+        let is_raw = |fleet: &str| last.groups.contains_key(fleet);
+        fleets::fleets(&self.fleet.nodes(), &last.built, last.state.revision, is_raw)
     }
 }
 
@@ -291,38 +336,4 @@ fn tell_held(held: &Held) {
         error = %held.error,
         "a resource that our own proxy would refuse is held back"
     );
-}
-
-/// The statuses that changed.
-fn statuses(
-    present: &State,
-    translated: &State,
-    built: &Built,
-    nodes: &[NodeStatus],
-    groups: &[String],
-) -> Vec<(ObjectKey, serde_json::Value)> {
-    let is_raw = |fleet: &str| groups.iter().any(|group| group == fleet);
-    let fleets = fleets::fleets(nodes, &built.held, translated.revision, is_raw);
-    let now = OffsetDateTime::from(SystemTime::now())
-        .replace_nanosecond(0)
-        .ok()
-        .and_then(|now| now.format(&Rfc3339).ok())
-        .unwrap_or_default();
-    let circumstances = Circumstances { fleets: &fleets, owners: &built.owners, now: &now };
-    let mut changed = Vec::new();
-    for draft in &built.statuses {
-        let Some(kind) = kind(draft.object.kind) else { continue };
-        let place = &draft.object.place;
-        let (namespace, name) = (place.namespace.clone(), place.name.clone());
-        let key = ObjectKey { kind, namespace, name };
-        let Some(object) = present.objects.get(&key) else { continue };
-        if let Some(status) = complete(draft, object.value.get("status"), circumstances) {
-            changed.push((key, status));
-        }
-    }
-    changed
-}
-
-fn kind(name: &str) -> Option<&'static Kind> {
-    KINDS.iter().copied().find(|kind| kind.kind == name)
 }

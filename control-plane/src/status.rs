@@ -1,6 +1,6 @@
 //! Statuses as they are written: what translation says, and whether the fleet has acknowledged it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 use xds_proto::resource::ResourceType;
@@ -33,12 +33,27 @@ pub struct FleetState {
 pub struct Nack {
     /// The proxy.
     pub node: String,
-    /// The type of what it refused; none when that is not known.
-    pub resource_type: Option<ResourceType>,
-    /// The name of what it refused, when it said so; else all of that type are meant.
-    pub resource: Option<String>,
     /// What it said.
     pub text: String,
+    /// The objects that made what it refused; none when nobody knows what that was, and all are told.
+    pub objects: Option<BTreeSet<ObjectRef>>,
+}
+
+/// The objects that made what was refused: a resource, all of a type, or whatever it was.
+pub fn makers(
+    owners: &Owners,
+    resource_type: Option<ResourceType>,
+    resource: Option<&str>,
+) -> Option<BTreeSet<ObjectRef>> {
+    if let (Some(resource_type), Some(resource)) = (resource_type, resource) {
+        return owners.get(&(resource_type, resource.into())).cloned();
+    }
+    let meant = owners.iter().filter(|((made, name), _)| {
+        resource_type.is_none_or(|wanted| wanted == *made)
+            && resource.is_none_or(|wanted| wanted == &**name)
+    });
+    let makers: BTreeSet<ObjectRef> = meant.flat_map(|(_, makers)| makers).cloned().collect();
+    (!makers.is_empty()).then_some(makers)
 }
 
 /// What the fleets say, and the time.
@@ -46,8 +61,8 @@ pub struct Nack {
 pub struct Circumstances<'a> {
     /// The state of each fleet by name; one that is not here has no proxy.
     pub fleets: &'a BTreeMap<String, FleetState>,
-    /// Which objects made each resource.
-    pub owners: &'a Owners,
+    /// The control plane has only begun, and proxies may not have come back yet.
+    pub is_early: bool,
     /// The present time, as RFC 3339 in whole seconds.
     pub now: &'a str,
 }
@@ -55,7 +70,7 @@ pub struct Circumstances<'a> {
 /// The status to write for an object that has `previous`; none when that says the same already.
 ///
 /// A `Programmed` that was true of this generation stays so while the fleet takes up something
-/// else; it turns false when a proxy refuses it or none is left.
+/// else; it turns false when a proxy refuses it or none is left, unless it is early.
 pub fn complete(
     draft: &StatusDraft,
     previous: Option<&Value>,
@@ -85,6 +100,7 @@ pub fn complete(
 struct State<'a> {
     fleet: &'a str,
     state: Option<&'a FleetState>,
+    is_early: bool,
     /// Refusals that concern the object.
     nacks: Vec<&'a Nack>,
 }
@@ -92,9 +108,11 @@ struct State<'a> {
 impl<'a> State<'a> {
     fn of(object: &ObjectRef, fleet: &'a str, circumstances: Circumstances<'a>) -> Self {
         let state = circumstances.fleets.get(fleet);
-        let concerns = |nack: &&Nack| is_about(nack, object, circumstances.owners);
+        let concerns =
+            |nack: &&Nack| nack.objects.as_ref().is_none_or(|objects| objects.contains(object));
         let nacks = state.map(|state| state.nacks.iter().filter(concerns).collect());
-        Self { fleet, state, nacks: nacks.unwrap_or_default() }
+        let is_early = circumstances.is_early;
+        Self { fleet, state, is_early, nacks: nacks.unwrap_or_default() }
     }
 
     /// Whether the fleet has it, as a condition of this type that now is `previous`.
@@ -105,7 +123,12 @@ impl<'a> State<'a> {
         was_programmed: bool,
     ) -> Condition {
         let fails = |reason, message| Condition::fails(condition_type, reason, message);
+        let holds =
+            Condition { condition_type, holds: true, reason: "Programmed", message: String::new() };
         let Some(state) = self.state.filter(|state| state.connected > 0) else {
+            if was_programmed && self.is_early {
+                return holds;
+            }
             return fails("Pending", format!("no proxy of fleet {} is connected", self.fleet));
         };
         if let Some(first) = self.nacks.first() {
@@ -117,30 +140,10 @@ impl<'a> State<'a> {
             return fails(refused, message);
         }
         if state.acknowledged >= state.connected || was_programmed {
-            return Condition {
-                condition_type,
-                holds: true,
-                reason: "Programmed",
-                message: String::new(),
-            };
+            return holds;
         }
         fails("Pending", format!("not every proxy of fleet {} has acknowledged it", self.fleet))
     }
-}
-
-/// Whether a refusal concerns an object: it made what was refused, or nobody knows what that was.
-fn is_about(nack: &Nack, object: &ObjectRef, owners: &Owners) -> bool {
-    let mut found = false;
-    for ((resource_type, name), makers) in owners {
-        let is_meant = nack.resource_type.is_none_or(|wanted| wanted == *resource_type)
-            && nack.resource.as_ref().is_none_or(|wanted| **wanted == **name);
-        if is_meant && makers.contains(object) {
-            return true;
-        }
-        found |= is_meant;
-    }
-    // A name that nothing of ours has: the proxy means something, and all are told.
-    !found
 }
 
 fn gateway_status(

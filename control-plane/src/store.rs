@@ -9,9 +9,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::store::backend::Backend;
-use crate::store::change::{
-    Action, Change, Committed, Event, Expected, Expired, StoreError, Write,
-};
+use crate::store::change::{Action, Change, Committed, Event, Expired, StoreError, Write};
 use crate::store::events::Window;
 use crate::store::history::{Record, Target, Touched};
 use crate::store::journal::Journal;
@@ -25,7 +23,7 @@ mod events;
 pub mod history;
 mod journal;
 pub mod memory;
-mod plan;
+pub(crate) mod plan;
 pub mod redb;
 mod rollback;
 mod secret;
@@ -44,8 +42,11 @@ pub struct Store {
     changed: watch::Sender<u64>,
 }
 
-/// Looks at what would be stored, and may refuse it.
-pub type Check<'a> = &'a dyn Fn(&State) -> Result<(), StoreError>;
+/// Looks at what is stored and at what would be, and may refuse that.
+pub type Check<'a> = &'a dyn Fn(&State, &State) -> Result<(), StoreError>;
+
+/// How often a change is checked while others may write; then they wait for it.
+const TRIES: usize = 3;
 
 impl Store {
     /// Opens the embedded store in a directory.
@@ -100,10 +101,12 @@ impl Store {
     /// # Errors
     /// The first thing that speaks against it; nothing is stored then.
     pub fn commit(&self, change: &Change) -> Result<Committed, StoreError> {
-        self.commit_checked(change, &|_| Ok(()))
+        let _writer = lock(&self.writer);
+        self.commit_locked(change)
     }
 
-    /// Like [`Self::commit`], if what would be stored then passes the check.
+    /// Like [`Self::commit`], if what would be stored then passes the check. A check may take long:
+    /// others write meanwhile, and if one did, it is checked again on top of that.
     ///
     /// # Errors
     /// The first thing that speaks against it; nothing is stored then.
@@ -112,8 +115,20 @@ impl Store {
         change: &Change,
         check: Check<'_>,
     ) -> Result<Committed, StoreError> {
+        for _ in 0..TRIES {
+            let state = self.state.load_full();
+            let planned = self.plan(&state, change)?;
+            check(&state, &planned.state)?;
+            let _writer = lock(&self.writer);
+            if Arc::ptr_eq(&state, &self.state.load()) {
+                return self.finish(state, planned, change);
+            }
+        }
         let _writer = lock(&self.writer);
-        self.commit_locked(change, check)
+        let state = self.state.load_full();
+        let planned = self.plan(&state, change)?;
+        check(&state, &planned.state)?;
+        self.finish(state, planned, change)
     }
 
     /// Writes status. Objects that are gone are passed over; equal status changes nothing.
@@ -127,14 +142,9 @@ impl Store {
         let _writer = lock(&self.writer);
         let state = self.state.load();
         let writes = statuses.into_iter().filter(|(key, _)| state.objects.get(key).is_some());
-        let write = |(key, status)| Write {
-            key,
-            action: Action::Status(status),
-            expected: Expected::Any,
-            source: None,
-        };
+        let write = |(key, status)| Write::to(key, Action::Status(status));
         let change = Change { writes: writes.map(write).collect(), ..Change::default() };
-        self.commit_locked(&change, &|_| Ok(()))
+        self.commit_locked(&change)
     }
 
     /// Makes sure that an object that exists by itself is there. That is no revision.
@@ -146,9 +156,8 @@ impl Store {
         if self.state.load().objects.get(&key).is_some() {
             return Ok(());
         }
-        let (action, expected) = (Action::Put(value), Expected::Any);
         let change = Change {
-            writes: vec![Write { key, action, expected, source: None }],
+            writes: vec![Write::to(key, Action::Put(value))],
             who: "weighlock".into(),
             ..Change::default()
         };
@@ -207,8 +216,14 @@ impl Store {
         Facts { now: SystemTime::now(), uid, redactor: &self.redactor }
     }
 
-    fn commit_locked(&self, change: &Change, check: Check<'_>) -> Result<Committed, StoreError> {
+    /// With the writer's lock held.
+    fn commit_locked(&self, change: &Change) -> Result<Committed, StoreError> {
         let state = self.state.load_full();
+        let planned = self.plan(&state, change)?;
+        self.finish(state, planned, change)
+    }
+
+    fn plan(&self, state: &State, change: &Change) -> Result<Planned, StoreError> {
         if let Some(yours) = change.if_revision.filter(|yours| *yours != state.revision) {
             let newest = self.journal.revision(state.revision);
             return Err(StoreError::RevisionConflict {
@@ -217,9 +232,16 @@ impl Store {
                 changed_by: newest.map(|record| record.who).unwrap_or_default(),
             });
         }
-        let facts = self.facts();
-        let planned = plan::plan(&state, change, &facts)?;
-        check(&planned.state)?;
+        plan::plan(state, change, &self.facts())
+    }
+
+    /// Stores what was planned on top of `state`, which is the present one. The writer's lock is held.
+    fn finish(
+        &self,
+        state: Arc<State>,
+        planned: Planned,
+        change: &Change,
+    ) -> Result<Committed, StoreError> {
         let is_new_revision = !planned.touched.is_empty();
         let outcomes = planned.outcomes.clone();
         if change.dry_run || (planned.events.is_empty() && !is_new_revision) {
@@ -227,7 +249,7 @@ impl Store {
         }
         let record = is_new_revision.then(|| Record {
             number: planned.state.revision,
-            when: plan::timestamp(facts.now),
+            when: plan::timestamp(planned.state.accepted_at),
             who: change.who.clone(),
             why: change.why.clone(),
             origin: change.origin,
@@ -273,7 +295,7 @@ mod tests {
 
     use super::*;
     use crate::model::kind::kind_by;
-    use crate::store::change::{Effect, GroupAction, GroupWrite, Origin};
+    use crate::store::change::{Effect, Expected, GroupAction, GroupWrite, Origin};
     use xds_proto::resource::{Resource, ResourceType};
 
     const GATEWAY_API: &str = "gateway.networking.k8s.io";
@@ -285,8 +307,7 @@ mod tests {
     }
 
     fn write(key: ObjectKey, action: Action) -> Change {
-        let write = Write { key, action, expected: Expected::Any, source: None };
-        Change { writes: vec![write], who: "ana".into(), ..Change::default() }
+        Change { writes: vec![Write::to(key, action)], who: "ana".into(), ..Change::default() }
     }
 
     fn put(name: &str, spec: Value) -> Change {
@@ -387,14 +408,32 @@ mod tests {
         let mut change = put("a", json!({}));
         change.writes.extend(write(key("HTTPRoute", "b"), Action::Delete).writes);
         assert!(matches!(store.commit(&change), Err(StoreError::NotFound(_))));
-        let refused = store.commit_checked(&put("a", json!({})), &|state| {
-            assert_eq!(state.objects.len(), 1);
+        let refused = store.commit_checked(&put("a", json!({})), &|before, after| {
+            assert_eq!((before.objects.len(), after.objects.len()), (0, 1));
             Err(StoreError::Refused(Vec::new()))
         });
         assert!(matches!(refused, Err(StoreError::Refused(_))));
         let dry = Change { dry_run: true, ..put("a", json!({})) };
         assert_eq!(store.commit(&dry).unwrap().outcomes[0].effect, Effect::Created);
         assert_eq!(*store.state(), State::default());
+    }
+
+    #[test]
+    fn what_others_write_during_a_check_is_not_lost() {
+        let store = Store::in_memory().unwrap();
+        let looks = std::cell::RefCell::new(Vec::new());
+        store
+            .commit_checked(&put("a", json!({"x": 1})), &|before, _| {
+                looks.borrow_mut().push(before.objects.len());
+                let name = format!("b{}", looks.borrow().len());
+                if looks.borrow().len() <= 2 {
+                    store.commit(&put(&name, json!({}))).unwrap();
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(looks.into_inner(), [0, 1, 2], "checked on top of each");
+        assert_eq!((store.state().objects.len(), store.state().revision), (3, 3));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::api::{Api, OBJECT_BYTES_MAX, who, whole};
 use crate::finding::{Finding, Severity, codes};
 use crate::fleet::status::{Laggard, NodeState};
 use crate::pipeline::judge::judge;
-use crate::store::Store;
+use crate::pipeline::translator::Translator;
 use crate::store::change::{
     Action, Change, Committed, Effect, Expected, Origin, StoreError, Write,
 };
@@ -163,13 +163,14 @@ async fn store(
         dry_run: is_true(&how.dry_run),
     };
     let review = Review {
-        store: api.store.clone(),
+        translator: api.pipeline.translator().clone(),
         written: change.writes.iter().map(|write| write.key.clone()).collect(),
         allows_unresolved: is_true(&how.allow_unresolved),
         warnings: Arc::default(),
     };
     let warnings = review.warnings.clone();
-    let committed = api.commit_checked(change, move |next| review.check(next)).await;
+    let committed =
+        api.commit_checked(change, move |before, after| review.check(before, after)).await;
     let committed = committed.map_err(|mut refusal| {
         let found = std::mem::take(&mut refusal.findings);
         refusal.findings = bundle.locate(found.into_iter().map(|l| l.finding).collect());
@@ -181,15 +182,15 @@ async fn store(
 
 /// Looks at the whole that a bundle would make.
 struct Review {
-    store: Arc<Store>,
+    translator: Arc<Translator>,
     written: Vec<ObjectKey>,
     allows_unresolved: bool,
     warnings: Arc<Mutex<Vec<Finding>>>,
 }
 
 impl Review {
-    fn check(&self, next: &State) -> Result<(), StoreError> {
-        let mut findings = judge(&self.store.state(), next, &self.written);
+    fn check(&self, before: &State, after: &State) -> Result<(), StoreError> {
+        let mut findings = judge(&self.translator, (before, after), &self.written);
         if self.allows_unresolved {
             for finding in &mut findings {
                 if UNRESOLVED.contains(&finding.code) {
@@ -264,12 +265,7 @@ fn pruned(bundle: &Bundle, state: &State, owner: &str) -> Vec<Write> {
     });
     owned
         .filter(|object| !stays(&object.key))
-        .map(|object| Write {
-            key: object.key.clone(),
-            action: Action::Delete,
-            expected: Expected::Any,
-            source: None,
-        })
+        .map(|object| Write::to(object.key.clone(), Action::Delete))
         .collect()
 }
 

@@ -1,32 +1,24 @@
-//! State to snapshots: model, translate, check. Pure; takes what was built before to share it.
+//! What documents amount to, as snapshots. Pure; takes what was built before to share it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use data_plane::compile;
 use xds_proto::field::FieldError;
 use xds_proto::resource::{Resource, ResourceType};
 
-use crate::finding::Finding;
-use crate::model::Model;
+use super::translator::Translated;
 use crate::snapshot::Snapshot;
-use crate::store::state::State;
-use crate::translate::draft::{ObjectRef, Owners, StatusDraft};
-use crate::translate::{Translation, translate};
+use crate::translate::draft::ObjectRef;
 
 /// What a state amounts to.
 #[derive(Debug, Clone, Default)]
 pub struct Built {
     /// What each fleet is due.
     pub fleets: BTreeMap<String, Arc<Snapshot>>,
-    /// The statuses, but for what only the fleet can tell.
-    pub statuses: Vec<StatusDraft>,
-    /// What is wrong between objects.
-    pub findings: Vec<Finding>,
-    /// Which objects made each resource.
-    pub owners: Owners,
     /// What our own proxy would refuse, and what is therefore held back.
     pub held: Vec<Held>,
+    /// What it was built of.
+    pub translated: Arc<Translated>,
 }
 
 /// A resource that is not sent, because our own proxy would refuse it.
@@ -44,55 +36,17 @@ pub struct Held {
     pub owners: BTreeSet<ObjectRef>,
 }
 
-/// Builds what `state` amounts to. Equal states give equal snapshots, whatever was built before.
-pub fn build(state: &State, before: &BTreeMap<String, Arc<Snapshot>>) -> Built {
-    let translation = self::translation(state);
-    let mut built = Built {
-        statuses: translation.statuses,
-        findings: translation.findings,
-        owners: translation.owners,
-        ..Built::default()
-    };
+/// Builds what a translation amounts to. Equal translations give equal snapshots, whatever was
+/// built before, but for what is held back.
+pub fn build(translated: &Arc<Translated>, before: &BTreeMap<String, Arc<Snapshot>>) -> Built {
+    let mut built = Built { translated: translated.clone(), ..Built::default() };
     let nothing = Arc::default();
-    for (fleet, resources) in translation.fleets {
-        let before = before.get(&fleet).unwrap_or(&nothing);
-        let resources = hold_back(&fleet, resources, before, &mut built);
-        built.fleets.insert(fleet, Arc::new(before.next(resources)));
+    for (fleet, resources) in &translated.fleets {
+        let before = before.get(fleet).unwrap_or(&nothing);
+        let resources = hold_back(fleet, resources.clone(), before, &mut built);
+        built.fleets.insert(fleet.clone(), Arc::new(before.next(resources)));
     }
     built
-}
-
-/// What is wrong with a state: between objects, and where our own proxy would refuse the result.
-pub fn findings(state: &State) -> Vec<Finding> {
-    let Translation { fleets, mut findings, owners, .. } = translation(state);
-    let mut seen = BTreeSet::new();
-    for resources in fleets.values() {
-        for (kind, name, error) in compile::check(resources) {
-            let made_by = owners.get(&(kind, name.clone())).cloned().unwrap_or_default();
-            for owner in made_by {
-                if seen.insert((owner.clone(), error.to_string())) {
-                    findings.push(refused(&owner, kind, &error));
-                }
-            }
-        }
-    }
-    findings
-}
-
-fn translation(state: &State) -> Translation {
-    let documents = state.objects.iter().map(|object| (object.key.kind, &object.value));
-    translate(&Model::from_objects(documents))
-}
-
-fn refused(owner: &ObjectRef, kind: ResourceType, error: &FieldError) -> Finding {
-    Finding {
-        code: crate::finding::codes::NOT_SUPPORTED,
-        severity: crate::finding::Severity::Error,
-        object: owner.to_string(),
-        field: String::new(),
-        message: format!("the proxy would refuse the {kind} resource it makes: {error}"),
-        help: None,
-    }
 }
 
 /// Leaves out what our proxy would refuse; what stood under its name before stays.
@@ -102,23 +56,21 @@ fn hold_back(
     before: &Snapshot,
     built: &mut Built,
 ) -> Vec<Resource> {
-    let is_new = |resource: &&Resource| {
-        before.get(resource.kind, &resource.name).is_none_or(|old| old.version != resource.version)
-    };
-    let fresh: Vec<Resource> = resources.iter().filter(is_new).cloned().collect();
-    let refused = compile::check(&fresh);
-    if refused.is_empty() {
-        return resources;
-    }
     let mut kept = resources;
-    for (kind, name, error) in refused {
-        kept.retain(|resource| resource.kind != kind || resource.name != name);
-        if let Some(old) = before.get(kind, &name) {
+    for (kind, name, error) in built.translated.refused.get(fleet).into_iter().flatten() {
+        kept.retain(|resource| resource.kind != *kind || resource.name != *name);
+        if let Some(old) = before.get(*kind, name) {
             let (version, body) = (old.version.clone(), old.body());
-            kept.push(Resource { kind, name: name.clone(), version, body });
+            kept.push(Resource { kind: *kind, name: name.clone(), version, body });
         }
-        let owners = built.owners.get(&(kind, name.clone())).cloned().unwrap_or_default();
-        built.held.push(Held { fleet: fleet.to_owned(), kind, name, error, owners });
+        let owners = built.translated.owners.get(&(*kind, name.clone()));
+        built.held.push(Held {
+            fleet: fleet.to_owned(),
+            kind: *kind,
+            name: name.clone(),
+            error: error.clone(),
+            owners: owners.cloned().unwrap_or_default(),
+        });
     }
     kept
 }

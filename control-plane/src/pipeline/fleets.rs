@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use xds_proto::resource::ResourceType;
 
-use super::build::Held;
+use super::build::Built;
 use crate::fleet::status::{NodeState, NodeStatus};
-use crate::status::{FleetState, Nack};
+use crate::status::{FleetState, Nack, makers};
 
 /// The state of each fleet, when its documents are those of `revision`.
 pub fn fleets(
     nodes: &[NodeStatus],
-    held: &[Held],
+    built: &Built,
     revision: u64,
     is_raw: impl Fn(&str) -> bool,
 ) -> BTreeMap<String, FleetState> {
@@ -27,26 +27,25 @@ pub fn fleets(
             fleet.acknowledged += 1;
         }
         if let Some(nack) = &node.nack {
+            let refused = ResourceType::from_short_name(nack.r#type);
             let refusal = |resource| Nack {
                 node: node.node.to_string(),
-                resource_type: ResourceType::from_short_name(nack.r#type),
-                resource,
                 text: nack.text.clone(),
+                objects: makers(&built.translated.owners, refused, resource),
             };
             if nack.resources.is_empty() {
                 fleet.nacks.push(refusal(None));
             }
-            let named = nack.resources.iter().map(|name| refusal(Some(name.to_string())));
+            let named = nack.resources.iter().map(|name| refusal(Some(&**name)));
             fleet.nacks.extend(named);
         }
     }
-    for held in held {
+    for held in &built.held {
         // What is held back counts as refused: it does not serve.
         fleets.entry(held.fleet.clone()).or_default().nacks.push(Nack {
             node: "control plane".into(),
-            resource_type: Some(held.kind),
-            resource: Some(held.name.to_string()),
             text: held.error.to_string(),
+            objects: Some(held.owners.clone()).filter(|owners| !owners.is_empty()),
         });
     }
     fleets
@@ -56,7 +55,13 @@ pub fn fleets(
 mod tests {
     use super::*;
     use crate::fleet::identity::NodeKind;
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
     use crate::fleet::status::NackStatus;
+    use crate::model::meta::Place;
+    use crate::pipeline::translator::Translated;
+    use crate::translate::draft::ObjectRef;
 
     fn node(name: &str, fleet: &str, state: NodeState, revision: u64) -> NodeStatus {
         NodeStatus {
@@ -82,9 +87,14 @@ mod tests {
             node("c", "x", NodeState::Lost, 4),
             node("d", "raw", NodeState::Synced, 4),
         ];
-        let fleets = fleets(&nodes, &[], 4, |fleet| fleet == "raw");
+        let fleets = fleets(&nodes, &Built::default(), 4, |fleet| fleet == "raw");
         assert_eq!(fleets.len(), 1);
         assert_eq!((fleets["x"].connected, fleets["x"].acknowledged), (2, 1));
+    }
+
+    fn made_by(resource: &str, object: &str) -> ((ResourceType, Arc<str>), BTreeSet<ObjectRef>) {
+        let made_by = ObjectRef::new("HTTPRoute", Place::new("default", object));
+        ((ResourceType::Route, resource.into()), BTreeSet::from([made_by]))
     }
 
     #[test]
@@ -97,9 +107,12 @@ mod tests {
             since: String::new(),
             tries: 1,
         });
-        let nacks = fleets(&[refuser], &[], 4, |_| false).remove("x").unwrap().nacks;
-        let names: Vec<_> = nacks.iter().filter_map(|nack| nack.resource.as_deref()).collect();
-        assert_eq!(names, ["r", "s"]);
-        assert_eq!(nacks[0].resource_type, Some(ResourceType::Route));
+        let owners = BTreeMap::from([made_by("r", "one"), made_by("other", "two")]);
+        let translated = Translated { owners, ..Translated::default() };
+        let built = Built { translated: translated.into(), ..Built::default() };
+        let nacks = fleets(&[refuser], &built, 4, |_| false).remove("x").unwrap().nacks;
+        let told = nacks.iter().map(|nack| nack.objects.as_ref().map(|objects| objects.len()));
+        // Nothing of ours made "s": all are told.
+        assert_eq!(told.collect::<Vec<_>>(), [Some(1), None]);
     }
 }

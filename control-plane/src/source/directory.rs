@@ -146,7 +146,7 @@ pub fn release(state: &State) -> Change {
             annotations.shift_remove(FILE_ANNOTATION);
         }
         let (key, action) = (object.key.clone(), Action::Put(value));
-        writes.push(Write { key, action, expected: Expected::Any, source: None });
+        writes.push(Write::to(key, action));
     }
     let why = Some("started without --config: the API may write them again".to_owned());
     Change { writes, who: "files".into(), why, origin: Origin::Files, ..Change::default() }
@@ -163,7 +163,7 @@ fn put(file: &str, held: &Held) -> Write {
 }
 
 fn delete(key: ObjectKey) -> Write {
-    Write { key, action: Action::Delete, expected: Expected::Any, source: None }
+    Write::to(key, Action::Delete)
 }
 
 /// The objects of one file, checked; or everything that is wrong with it.

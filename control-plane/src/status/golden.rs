@@ -122,7 +122,7 @@ fn statuses(translation: &Translation, objects: &[(&Kind, Value)]) -> Value {
     let fleets: BTreeMap<String, FleetState> =
         translation.fleets.keys().map(|fleet| (fleet.clone(), state.clone())).collect();
     let circumstances =
-        Circumstances { fleets: &fleets, owners: &translation.owners, now: "2026-01-01T00:00:00Z" };
+        Circumstances { fleets: &fleets, is_early: false, now: "2026-01-01T00:00:00Z" };
     let mut out = Map::new();
     for draft in &translation.statuses {
         let known = objects.iter().any(|(kind, _)| kind.kind == draft.object.kind);

@@ -1,7 +1,5 @@
 //! What statuses say as fleets answer.
 
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::model::meta::Place;
 
@@ -37,8 +35,7 @@ fn write(
     fleets: &BTreeMap<String, FleetState>,
     now: &str,
 ) -> Option<Value> {
-    let owners = owners();
-    complete(draft, previous, Circumstances { fleets, owners: &owners, now })
+    complete(draft, previous, Circumstances { fleets, is_early: false, now })
 }
 
 /// Status, reason, message and time of the condition `Programmed`.
@@ -78,13 +75,25 @@ fn what_stays_the_same_is_not_written() {
 }
 
 #[test]
+fn a_restart_does_not_take_back_what_proxies_have_not_come_back_to_say() {
+    let done = write(&gateway(1), None, &fleet(1, 1, Vec::new()), "t1").unwrap();
+    let early = |draft: &StatusDraft| {
+        let fleets = BTreeMap::new();
+        complete(draft, Some(&done), Circumstances { fleets: &fleets, is_early: true, now: "t2" })
+    };
+    assert_eq!(early(&gateway(1)), None);
+    assert_eq!(programmed(&early(&gateway(2)).unwrap())[1], "Pending");
+    let late = write(&gateway(1), Some(&done), &BTreeMap::new(), "t3").unwrap();
+    assert_eq!(programmed(&late)[1], "Pending");
+}
+
+#[test]
 fn a_refusal_is_told_to_who_made_it() {
     let nack = |resource: &str| {
         vec![Nack {
             node: "p1".into(),
-            resource_type: Some(ResourceType::Listener),
-            resource: Some(resource.into()),
             text: "edge/80: address: in use".into(),
+            objects: makers(&owners(), Some(ResourceType::Listener), Some(resource)),
         }]
     };
     let refused = write(&gateway(1), None, &fleet(2, 1, nack("edge/80")), "t1").unwrap();

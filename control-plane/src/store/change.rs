@@ -60,6 +60,13 @@ pub struct Write {
     pub source: Option<Source>,
 }
 
+impl Write {
+    /// Whatever is stored there, and from no file.
+    pub fn to(key: ObjectKey, action: Action) -> Self {
+        Self { key, action, expected: Expected::Any, source: None }
+    }
+}
+
 /// What to do with a document.
 #[derive(Debug, Clone)]
 pub enum Action {

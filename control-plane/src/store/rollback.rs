@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use xds_proto::resource::{Resource, ResourceType};
 
-use crate::store::change::{
-    Action, Change, Expected, GroupAction, GroupWrite, Origin, StoreError, Write,
-};
+use crate::store::change::{Action, Change, GroupAction, GroupWrite, Origin, StoreError, Write};
 use crate::store::history::{ContentHash, Target};
 use crate::store::journal::Journal;
 use crate::store::state::State;
@@ -83,7 +81,7 @@ fn object(
         None if state.objects.get(&key).is_some() => Action::Delete,
         None => return Ok(None),
     };
-    Ok(Some(Write { key, action, expected: Expected::Any, source: None }))
+    Ok(Some(Write::to(key, action)))
 }
 
 struct RawChange {

@@ -90,6 +90,23 @@ impl Object {
         self.value.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or_default()
     }
 
+    /// Whether both are one object that says the same to whoever reads its content: the status,
+    /// the version and the uid aside.
+    fn says_the_same(&self, other: &Self) -> bool {
+        fn read<'a>(
+            part: &'a Value,
+            unread: &[&str],
+        ) -> impl Iterator<Item = (&'a String, &'a Value)> {
+            let fields = part.as_object().into_iter().flatten();
+            fields.filter(|(name, _)| !unread.contains(&name.as_str()))
+        }
+        let (own, others) = (&self.value, &other.value);
+        let (content, metadata) = (["status", "metadata"], ["resourceVersion", "uid"]);
+        self.key == other.key
+            && read(own, &content).eq(read(others, &content))
+            && read(&own["metadata"], &metadata).eq(read(&others["metadata"], &metadata))
+    }
+
     fn metadata(&self, field: &str) -> &str {
         self.value
             .get("metadata")
@@ -158,6 +175,22 @@ impl Objects {
             .into_iter()
             .flat_map(move |of_kind| of_kind.range::<ObjectKey, _>(key..))
             .map(|(_, object)| object)
+    }
+
+    /// Whether both say the same to whoever reads their content: statuses, versions and uids aside.
+    pub fn say_the_same(&self, other: &Self) -> bool {
+        let filled = |objects: &'_ Self| {
+            let kinds = objects.kinds.values().filter(|of_kind| !of_kind.is_empty());
+            kinds.cloned().collect::<Vec<_>>()
+        };
+        let (own, others) = (filled(self), filled(other));
+        own.len() == others.len()
+            && own.iter().zip(&others).all(|(own, others)| {
+                let mut pairs = own.values().zip(others.values());
+                Arc::ptr_eq(own, others)
+                    || own.len() == others.len()
+                        && pairs.all(|(a, b)| Arc::ptr_eq(a, b) || a.says_the_same(b))
+            })
     }
 
     /// How many there are.

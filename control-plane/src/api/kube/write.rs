@@ -228,7 +228,7 @@ impl Call<'_> {
         let shown = Arc::new(Mutex::new(None));
         let keep = shown.clone();
         let is_dry_run = change.dry_run;
-        let look = move |state: &State| {
+        let look = move |_: &State, state: &State| {
             if is_dry_run {
                 *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(state.clone());
             }
@@ -241,8 +241,8 @@ impl Call<'_> {
         }
         let planned = shown.lock().unwrap_or_else(PoisonError::into_inner).take();
         let state = planned.map_or_else(|| committed.state.clone(), Arc::new);
-        let findings = self.api.findings(state).await;
-        let own = findings.iter().filter(|finding| finding.object == object);
+        let translated = self.api.translated(state).await;
+        let own = translated.findings.iter().filter(|finding| finding.object == object);
         let texts = own.map(|finding| format!("{} {}", finding.code, sentence(finding))).collect();
         Ok((committed, texts))
     }
