@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::source::documents;
+
 /// What a body says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {
@@ -33,7 +35,7 @@ pub fn from_json(text: &[u8]) -> Result<Parsed, String> {
 /// Where it is none, in words.
 pub fn from_yaml(text: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
-    let value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let value = documents::from_yaml(text).map_err(|error| error.to_string())?;
     Ok(Parsed { value, duplicates: Vec::new() })
 }
 

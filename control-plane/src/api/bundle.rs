@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::refusal::{Located, Refusal};
 use crate::api::{body, media_type, multipart};
 use crate::finding::{Finding, Severity, codes, segments};
-use crate::model::kind::kind_of;
+use crate::model::kind::{kind_of, name_of};
 use crate::source::documents::{self, Document, DocumentError};
 use crate::store::change::Source;
 use crate::store::state::ObjectKey;
@@ -188,10 +188,13 @@ impl Bundle {
 impl Item {
     fn is_called(&self, object: &str) -> bool {
         match &self.key {
-            Some(key) => key.to_string() == object,
+            Some(key) => {
+                let by_its_words = || format!("{} {}", key.kind.kind, name_of(&self.value));
+                key.to_string() == object || by_its_words() == object
+            }
             None => {
                 let kind = self.value.get("kind").and_then(Value::as_str).unwrap_or_default();
-                let name = crate::model::kind::name_of(&self.value);
+                let name = name_of(&self.value);
                 object.strip_prefix(kind).is_some_and(|rest| {
                     // What is not fully checked may lack its namespace.
                     rest.trim() == name || rest.trim() == format!("default/{name}")

@@ -1,5 +1,6 @@
 //! Text into documents: YAML or JSON, several in a file, each with the line where it begins.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// A document, and where it stands.
@@ -42,7 +43,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, DocumentError> {
             .take_while(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
             .count();
         let line = first_line + u32::try_from(blank).unwrap_or_default();
-        let value: Value = serde_saphyr::from_str(part).map_err(|error| {
+        let value: Value = from_yaml(part).map_err(|error| {
             let (row, column) =
                 error.location().map_or((1, 1), |location| (location.line(), location.column()));
             DocumentError {
@@ -100,6 +101,16 @@ fn split(text: &str) -> Vec<(u32, &str)> {
     parts
 }
 
+/// Reads YAML 1.2: only `true` and `false` are booleans, so that a namespace may be called `n`, a
+/// header `on` and a country `no`.
+///
+/// # Errors
+/// Where it is none.
+pub fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
 /// The first sentence: the place is told apart from it, and the lines around it are at hand.
 fn reason(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
@@ -137,6 +148,12 @@ mod tests {
         assert_eq!(values, [json!({"a": 1}), json!({"b": 2})]);
         let kept = parse("f.yaml", "kind: X\nitems: [1]\n").unwrap();
         assert_eq!(kept[0].value, json!({"kind": "X", "items": [1]}));
+    }
+
+    #[test]
+    fn only_true_and_false_are_booleans() {
+        let documents = parse("f.yaml", "{a: n, b: yes, c: On, d: true}\n").unwrap();
+        assert_eq!(documents[0].value, json!({"a": "n", "b": "yes", "c": "On", "d": true}));
     }
 
     #[test]
