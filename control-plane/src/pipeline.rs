@@ -17,6 +17,7 @@ use crate::store::Store;
 use crate::store::state::{RawGroup, State};
 use crate::telemetry::metrics::Metrics;
 
+pub mod blame;
 pub mod build;
 pub mod fleets;
 pub mod judge;
@@ -58,6 +59,8 @@ pub struct Release {
     pub revision: Option<u64>,
     /// With which revision each group's or fleet's resources changed last.
     pub changed: Arc<BTreeMap<Origin, u64>>,
+    /// What the documents of that revision amount to.
+    pub built: Arc<Built>,
 }
 
 /// Raw groups, and the snapshots made of them.
@@ -226,7 +229,11 @@ impl Pipeline {
         );
         self.metrics.revision.set(i64::try_from(state.revision).unwrap_or(i64::MAX));
         let changed = Arc::new(changed(&last, &built, &groups, state.revision));
-        let release = Release { revision: Some(state.revision), changed: changed.clone() };
+        let release = Release {
+            revision: Some(state.revision),
+            changed: changed.clone(),
+            built: built.clone(),
+        };
         self.published.send_replace(release);
         Ok(Last { changed, state, built, groups, is_first_done: true, ..last })
     }

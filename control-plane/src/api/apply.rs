@@ -16,12 +16,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::bundle::Bundle;
+use crate::api::fleet::attribute;
 use crate::api::refusal::{Located, Refusal, finding_json, plural};
 use crate::api::revisions::number;
 use crate::api::v1::or_problem;
 use crate::api::{Api, OBJECT_BYTES_MAX, who, whole};
 use crate::finding::{Finding, Severity, codes};
-use crate::fleet::status::{Laggard, NodeState};
+use crate::fleet::status::{Laggard, NodeState, NodeStatus};
 use crate::pipeline::judge::judge;
 use crate::pipeline::translator::Translator;
 use crate::store::change::{
@@ -69,6 +70,23 @@ pub struct How {
     file: String,
 }
 
+impl How {
+    /// How long to wait for the fleet; not at all without.
+    fn wait(&self) -> Result<Option<Duration>, Refusal> {
+        let timeout = match &self.timeout {
+            None => WAIT,
+            Some(text) => crate::model::duration::parse(text)
+                .ok_or_else(|| Refusal::bad_request(format!("timeout: {text:?} is no duration")))?
+                .min(WAIT_MAX),
+        };
+        match self.wait.as_str() {
+            "" | "none" => Ok(None),
+            "acked" => Ok(Some(timeout)),
+            other => Err(Refusal::bad_request(format!("wait: {other:?} must be acked"))),
+        }
+    }
+}
+
 type Asked = Result<Query<How>, QueryRejection>;
 type Body = Result<Bytes, BytesRejection>;
 
@@ -82,6 +100,7 @@ pub async fn apply(
 ) -> Response {
     let answer = async {
         let Query(how) = how.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
+        let wait = how.wait()?;
         let bundle = Bundle::read(&headers, &how.file, &whole(body)?)?;
         let (committed, warnings) = store(&api, &how, &headers, bundle).await?;
         let mut answer = json!({
@@ -93,7 +112,7 @@ pub async fn apply(
         let extra = if is_dry_run {
             ("dryRun", Value::Bool(true))
         } else {
-            ("rollout", rollout(&api, &how, &committed).await?)
+            ("rollout", rollout(&api, wait, &committed).await?)
         };
         if let Some(answer) = answer.as_object_mut() {
             answer.insert(extra.0.into(), extra.1);
@@ -290,32 +309,27 @@ pub fn changed(committed: &Committed) -> Value {
 }
 
 /// How far the change has got: at once, or when the fleet has ACKed it.
-async fn rollout(api: &Arc<Api>, how: &How, committed: &Committed) -> Result<Value, Refusal> {
-    let nodes = api.fleet.nodes();
-    match how.wait.as_str() {
-        "" | "none" => {
-            let connected = nodes.iter().filter(|node| node.state != NodeState::Lost).count();
-            return Ok(json!({"state": "Sent", "nodes": connected}));
-        }
-        "acked" => {}
-        other => return Err(Refusal::bad_request(format!("wait: {other:?} must be acked"))),
-    }
-    let timeout = match &how.timeout {
-        None => WAIT,
-        Some(text) => crate::model::duration::parse(text)
-            .ok_or_else(|| Refusal::bad_request(format!("timeout: {text:?} is no duration")))?
-            .min(WAIT_MAX),
+async fn rollout(
+    api: &Arc<Api>,
+    wait: Option<Duration>,
+    committed: &Committed,
+) -> Result<Value, Refusal> {
+    let Some(timeout) = wait else {
+        let nodes = api.fleet.nodes();
+        let connected = nodes.iter().filter(|node| node.state != NodeState::Lost).count();
+        return Ok(json!({"state": "Sent", "nodes": connected}));
     };
     match api.pipeline.wait_acked(committed.revision, timeout).await {
         Ok(in_sync) => Ok(json!({
             "state": "Done", "nodes": in_sync.nodes,
             "lagMs": in_sync.lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
         })),
-        Err(laggards) => Err(late(committed, &laggards, nodes.len())),
+        Err(laggards) => Err(late(api, committed, &laggards)),
     }
 }
 
-fn late(committed: &Committed, laggards: &[Laggard], nodes: usize) -> Refusal {
+fn late(api: &Api, committed: &Committed, laggards: &[Laggard]) -> Refusal {
+    let nodes = api.fleet.nodes();
     let revision = format!("r{}", committed.revision);
     let refused = laggards.iter().filter(|laggard| laggard.state == NodeState::Nack).count();
     let refusal = if refused > 0 && refused == laggards.len() {
@@ -323,11 +337,24 @@ fn late(committed: &Committed, laggards: &[Laggard], nodes: usize) -> Refusal {
         Refusal::new(StatusCode::CONFLICT, codes::NODE_REFUSED, detail)
     } else {
         let late = plural(laggards.len(), "node");
-        let detail = format!("{revision} is stored; {late} of {nodes} did not answer in time");
+        let detail =
+            format!("{revision} is stored; {late} of {} did not answer in time", nodes.len());
         Refusal::new(StatusCode::GATEWAY_TIMEOUT, codes::NODES_LATE, detail)
     };
-    let laggards = serde_json::to_value(laggards).unwrap_or_default();
+    let laggards: Vec<Value> = laggards.iter().map(|l| tell(api, l, &nodes)).collect();
     refusal.fact("revision", revision).fact("changed", changed(committed)).fact("nodes", laggards)
+}
+
+/// A node that does not have it, with the documents that it refused.
+fn tell(api: &Api, laggard: &Laggard, nodes: &[NodeStatus]) -> Value {
+    let mut value = serde_json::to_value(laggard).unwrap_or_default();
+    let status = nodes.iter().find(|status| status.node == laggard.node);
+    if let (Some(refusal), Some(nack), Some(status)) =
+        (value.get_mut("nack"), &laggard.nack, status)
+    {
+        attribute(api, &status.fleet, nack, refusal);
+    }
+    value
 }
 
 /// Whether a parameter says yes.
@@ -410,12 +437,14 @@ spec:
         let server = Server::start().await;
         let dangling = route("two");
         let typo = route("one").replace("backendRefs", "backendRfs");
+        let nowhere = route("one").replace("namespace: shop", "namespace: 7");
         let zero = route("one").replace("name: one}", "name: one, weight: -1}");
         let cases = [
             (422, "WL0031", "/spec/rules/0/backendRefs/0/name", 20, [GATEWAY, BACKEND, &dangling]),
             (422, "WL0002", "/spec/rules/0/backendRfs", 19, [GATEWAY, BACKEND, &typo]),
             (422, "WL0040", "/spec/rules/0/backendRefs/0/weight", 20, [GATEWAY, BACKEND, &zero]),
             (422, "WL0004", "/metadata/name", 15, [GATEWAY, BACKEND, BACKEND]),
+            (422, "WL0003", "/metadata/namespace", 15, [GATEWAY, BACKEND, &nowhere]),
             (400, "WL0001", "", 13, [GATEWAY, BACKEND, "a: [\n"]),
         ];
         for (status, code, pointer, line, documents) in cases {
@@ -467,6 +496,10 @@ spec:
         assert_eq!(gone.text("/changed/0/action"), "deleted");
         let unknown = apply(&server, "&dryrun=true", &[BACKEND]).await;
         assert_eq!(unknown.status, 400, "a parameter that does not exist may be a typo");
+        for wrong in ["&wait=ackd", "&wait=acked&timeout=soon"] {
+            assert_eq!(apply(&server, wrong, &[BACKEND]).await.status, 400);
+            assert_eq!(server.api.store.state().objects.len(), 0, "nothing is stored");
+        }
     }
 
     #[tokio::test]

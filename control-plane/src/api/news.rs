@@ -154,7 +154,7 @@ impl Seen {
     fn nodes(&mut self, api: &Api, nodes: &[NodeStatus]) {
         for status in nodes {
             if self.nodes.get(&status.node).is_none_or(|before| differs(before, status)) {
-                api.news.push("fleet", node(status));
+                api.news.push("fleet", node(api, status));
                 self.nodes.insert(status.node.clone(), status.clone());
             }
         }

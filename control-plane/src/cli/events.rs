@@ -8,7 +8,7 @@ use super::client::Ask;
 use super::problem::{Exit, Problem};
 use super::session::Session;
 use super::show::{Mark, Style};
-use super::{EventsArgs, Format};
+use super::{EventsArgs, Format, status};
 
 pub(super) async fn run(session: &Session, args: &EventsArgs) -> Result<Exit, Problem> {
     let mut ask = Ask { accept: "text/event-stream", ..Ask::get("/v1/events") };
@@ -66,7 +66,8 @@ fn describe(name: &str, data: &Value, style: &Style) -> String {
             let why = match data.get("nack").filter(|nack| !nack.is_null()) {
                 Some(nack) => {
                     let text = |field| nack.get(field).and_then(Value::as_str).unwrap_or_default();
-                    format!("  {} \"{}\": {}", text("type"), text("resource"), text("text"))
+                    let resources = status::resources(nack);
+                    format!("  {} \"{resources}\": {}", text("type"), text("text"))
                 }
                 None if state == "synced" => format!("  {revision} after {}ms", number("lagMs")),
                 None => format!("  {revision}"),
@@ -113,7 +114,7 @@ mod tests {
             ),
             (
                 "fleet",
-                json!({"node": "a", "state": "NACK", "nack": {"type": "RDS", "resource": "r", "text": "x\ny"}}),
+                json!({"node": "a", "state": "NACK", "nack": {"type": "RDS", "resources": ["r"], "text": "x\ny"}}),
                 "fleet     a  ✗ NACK  RDS \"r\": x y",
             ),
             (

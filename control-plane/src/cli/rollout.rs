@@ -127,6 +127,8 @@ fn tell_laggards(answer: &Value, style: &Style) -> String {
             None => format!("has not answered ({})", state(node)),
         };
         out += &format!("    {} {name} {reason}\n", style.mark(Mark::Bad));
+        let from = nack.and_then(status::from);
+        out += &from.map(|from| format!("      from  {from}\n")).unwrap_or_default();
     }
     out
 }
@@ -172,10 +174,14 @@ mod tests {
     #[test]
     fn who_did_not_take_it_is_named_with_the_reason() {
         let refused = json!({"revision": "r185", "nodes": [{"node": "b", "state": "nack",
-            "nack": {"type": "RDS", "resources": ["x"], "text": "no"}}]});
+            "nack": {"type": "RDS", "resources": ["x"], "text": "no", "object": "HTTPRoute n/r",
+                "source": {"file": "r.yaml", "line": 3, "column": 1}}}]});
         let (_, text, exit) = sentence(&refused, "applied");
         assert_eq!((text.as_str(), exit), ("r185 applied, but 1 node refused it", Exit::Failed));
-        assert_eq!(tell_laggards(&refused, &plain()), "    ✗ b refused RDS \"x\": no\n");
+        assert_eq!(
+            tell_laggards(&refused, &plain()),
+            "    ✗ b refused RDS \"x\": no\n      from  HTTPRoute n/r   r.yaml:3\n"
+        );
         let late = json!({"revision": "r185", "nodes": [{"node": "b", "state": "stale"}]});
         let (_, text, exit) = sentence(&late, "applied");
         let expected = "r185 applied, but 1 node did not answer in time";

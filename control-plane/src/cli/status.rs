@@ -195,14 +195,27 @@ fn refusal(node: &Value, nack: &Value, style: &Style) -> String {
     for line in text(nack, "text").lines() {
         out += &format!("    {line}\n");
     }
-    if let Some(object) = Some(text(nack, "object")).filter(|object| !object.is_empty()) {
-        out += &format!("    from  {object}\n");
-    }
+    out += &from(nack).map(|from| format!("    from  {from}\n")).unwrap_or_default();
     let serves = match revision(node) {
         revision if revision.is_empty() => "the last good one".to_owned(),
         revision => revision,
     };
     out + &format!("    it keeps serving {serves}; no request was lost\n")
+}
+
+/// The documents behind what a node refused, and the place in a file where that is known.
+pub(super) fn from(nack: &Value) -> Option<String> {
+    if let Some(object) = Some(text(nack, "object")).filter(|object| !object.is_empty()) {
+        let source = nack.get("source").unwrap_or(&Value::Null);
+        let line = number(source, "line").map(|line| format!(":{line}")).unwrap_or_default();
+        return Some(format!("{object}   {}{line}", text(source, "file")).trim_end().to_owned());
+    }
+    let objects = nack.get("objects").and_then(Value::as_array)?;
+    let names: Vec<&str> = objects.iter().filter_map(Value::as_str).collect();
+    let others =
+        number(nack, "objectsInAll").unwrap_or_default().saturating_sub(names.len() as u64);
+    let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+    Some(format!("one of {}{others}", names.join(", ")))
 }
 
 /// The names of what a node refused.
@@ -278,7 +291,8 @@ mod tests {
             "connectedSince": before(&style, 2 * 86_400),
             "nack": {"type": "RDS", "resource": "edge/public/https", "revision": 184,
                 "at": before(&style, 12), "tries": 3, "text": "unknown field `retry_budget`",
-                "object": "HTTPRoute payments/search rule api"}});
+                "object": "HTTPRoute payments/search rule api",
+                "source": {"file": "teams/search.yaml", "line": 31, "column": 1}}});
         let expected = "\
 REVISION r184  applied 41s ago by ana@payments  \"checkout: add v2\"        control planes 1/1 (leader -)
 NODE        KIND           FLEET    REVISION  LAG   STATE     RPS  5XX  UPTIME
@@ -288,12 +302,20 @@ edge-b-k03  envoy 1.40     default  r183      -     ✗ NACK    -    -    2d
 
 ✗ edge-b-k03 refused RDS \"edge/public/https\" r184 (12s ago, 3 tries)
     unknown field `retry_budget`
-    from  HTTPRoute payments/search rule api
+    from  HTTPRoute payments/search rule api   teams/search.yaml:31
     it keeps serving r183; no request was lost
 ";
         assert_eq!(overview(Some(&newest), &[&synced, &refused], &style), expected);
         assert_eq!(verdict([&synced]), Exit::Done);
         assert_eq!(verdict([&synced, &refused]), Exit::Failed);
+    }
+
+    #[test]
+    fn of_several_documents_some_are_named() {
+        let nack = json!({"objects": ["HTTPRoute n/a", "HTTPRoute n/b"], "objectsInAll": 7});
+        assert_eq!(from(&nack).unwrap(), "one of HTTPRoute n/a, HTTPRoute n/b and 5 more");
+        assert_eq!(from(&json!({"object": "raw group g"})).unwrap(), "raw group g");
+        assert_eq!(from(&json!({})), None);
     }
 
     #[test]
