@@ -199,6 +199,11 @@ static KEYS: &[Key] = &[
     Key { name: "log.format", set: |s, v| put(&mut s.log_format, word(v).map(Some)) },
 ];
 
+/// Every key of the settings file, in order.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|key| key.name)
+}
+
 fn put<T>(target: &mut T, value: Result<T, String>) -> Result<(), String> {
     *target = value?;
     Ok(())

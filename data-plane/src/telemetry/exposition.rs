@@ -71,6 +71,7 @@ impl Page {
     }
 
     fn value(&mut self, metric: &Metric, labels: Labels<'_>, value: impl std::fmt::Display) {
+        debug_assert!(labels.iter().map(|(label, _)| label).eq(metric.labels), "{}", metric.name);
         self.series(metric.name, "", labels, value);
     }
 
@@ -86,6 +87,7 @@ impl Page {
     }
 
     fn histogram(&mut self, metric: &Metric, labels: Labels<'_>, histogram: &Histogram) {
+        debug_assert!(labels.iter().map(|(label, _)| label).eq(metric.labels), "{}", metric.name);
         let (buckets, sum_us) = histogram.read();
         let mut total = 0;
         for (i, count) in buckets.iter().enumerate() {
