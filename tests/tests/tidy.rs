@@ -1,4 +1,4 @@
-//! Rules about the source itself: layers, sizes, file headers, a page per filter, a test per example.
+//! Rules about the source itself: layers, sizes, file headers, pages and their links, a test per example.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -132,6 +132,60 @@ fn every_example_has_a_test() {
     assert!(!folders.is_empty(), "no examples");
 }
 
+#[test]
+fn links_of_pages_lead_somewhere() {
+    let mut pages = vec![root().join("README.md")];
+    pages.extend(["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|f| root().join(f)));
+    for folder in ["docs", "examples"] {
+        pages.extend(files(&root().join(folder), "md"));
+    }
+    let mut wrong = Vec::new();
+    for page in pages {
+        for (number, line) in read(&page).lines().enumerate() {
+            for link in links(line) {
+                let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+                let target = match file {
+                    "" => page.clone(),
+                    file => page.parent().unwrap().join(file),
+                };
+                let leads =
+                    target.exists() && (heading.is_empty() || has_heading(&target, heading));
+                if !leads {
+                    wrong.push(format!("{}:{}: {link}", page.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn links_are_told_from_code_and_from_the_web() {
+    let line = "see [a](b.md#c) and `[x](y)`, [site](https://example.org), [top](#top)";
+    assert_eq!(links(line).collect::<Vec<_>>(), ["b.md#c", "#top"]);
+    assert_eq!(slug("GET /v1/fleet: \u{60}a\u{60} b"), "get-v1fleet-a-b");
+}
+
+/// Links of a line to files of the repository, code aside.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    let prose = line.split('`').step_by(2);
+    prose.flat_map(|text| text.split("](").skip(1)).filter_map(|rest| {
+        let link = rest.split(')').next()?;
+        (!link.contains("://")).then_some(link)
+    })
+}
+
+fn has_heading(page: &Path, wanted: &str) -> bool {
+    read(page).lines().any(|line| line.starts_with('#') && slug(line) == wanted)
+}
+
+/// The anchor that a heading gets.
+fn slug(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
 /// Modules of a crate in the order `lib.rs` lists them, top layer first.
 fn layers(lib: &str) -> Vec<String> {
     let mut layers = Vec::new();
@@ -163,6 +217,11 @@ fn top_module(src: &Path, file: &Path) -> String {
 }
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
+    files(dir, "rs")
+}
+
+/// Files below a folder that end so, but for what is built.
+fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {
@@ -170,7 +229,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             if path.is_dir() && !path.ends_with("generated") && !path.ends_with("target") {
                 open.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else if path.extension().is_some_and(|e| e == end) {
                 found.push(path);
             }
         }
