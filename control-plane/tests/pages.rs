@@ -140,7 +140,7 @@ fn the_page_of_document_fields_is_up_to_date() {
     );
     for kind in KINDS {
         head(&mut page, kind);
-        let Schema::Object(root) = kind.schema else { panic!("a kind is an object") };
+        let Schema::Object(root) = kind.schema else { continue };
         let own = root
             .fields
             .iter()
