@@ -104,6 +104,8 @@ impl Api {
             .route("/version", get(kube::version))
             .route("/api", get(kube::core))
             .route("/apis", get(kube::groups))
+            .route("/openapi/v3", get(kube::openapi_index))
+            .route("/openapi/v3/{*place}", get(kube::openapi_document))
             .route("/api/{*rest}", any(kube::core_objects))
             .route("/apis/{group}", get(kube::one_group))
             .route("/apis/{group}/{*rest}", any(kube::group_objects))

@@ -23,6 +23,7 @@ pub mod discovery;
 pub mod form;
 pub mod list;
 pub mod merge;
+pub mod openapi;
 pub mod query;
 pub mod selector;
 pub mod target;
@@ -56,6 +57,17 @@ pub async fn one_group(Path(group): Path<String>) -> Response {
         Ok(group) => Json(group).into_response(),
         Err(refusal) => refusal.status_response(),
     }
+}
+
+/// `GET /openapi/v3`.
+pub async fn openapi_index() -> Json<Value> {
+    Json(openapi::index())
+}
+
+/// `GET /openapi/v3/{group and version}`.
+pub async fn openapi_document(Path(path): Path<String>, uri: http::Uri) -> Response {
+    let has_hash = uri.query().is_some_and(|query| query.contains("hash="));
+    openapi::one(&path, has_hash).unwrap_or_else(|refusal| refusal.status_response())
 }
 
 /// Everything under `/api/`.

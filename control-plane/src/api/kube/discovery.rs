@@ -137,7 +137,8 @@ fn group(name: &str) -> Value {
     json!({"name": name, "versions": versions, "preferredVersion": versions.first()})
 }
 
-fn group_names() -> Vec<&'static str> {
+/// All groups but the core one.
+pub(super) fn group_names() -> Vec<&'static str> {
     let mut names = Vec::new();
     for kind in KINDS.iter().filter(|kind| !kind.group.is_empty()) {
         if !names.contains(&kind.group) {
@@ -148,7 +149,7 @@ fn group_names() -> Vec<&'static str> {
 }
 
 /// The versions of a group, the preferred one first.
-fn versions(group: &str) -> Vec<&'static str> {
+pub(super) fn versions(group: &str) -> Vec<&'static str> {
     let kinds = || KINDS.iter().filter(|kind| kind.group == group);
     let also = kinds().flat_map(|kind| kind.also_versions.iter().copied());
     let mut versions = Vec::new();
@@ -160,7 +161,11 @@ fn versions(group: &str) -> Vec<&'static str> {
     versions
 }
 
-fn of_version<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
+/// The kinds of a group in a version.
+pub(super) fn of_version<'a>(
+    group: &'a str,
+    version: &'a str,
+) -> impl Iterator<Item = &'static Kind> + 'a {
     KINDS.iter().copied().filter(move |kind| kind.group == group && kind.serves_version(version))
 }
 
