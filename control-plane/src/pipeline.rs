@@ -1,6 +1,6 @@
 //! The one loop: what changed is modelled, translated, checked and published, and statuses are written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::finding::{Finding, codes};
 use crate::fleet::status::Laggard;
 use crate::fleet::{Fleet, InSync};
 use crate::snapshot::{Origin, Snapshot, Snapshots, Stamp};
@@ -36,6 +37,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const STATUS_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// How long proxies have to come back to a control plane that began: their backoff and some more.
 const COME_BACK: Duration = Duration::from_secs(45);
+
+/// Of what is wrong between documents, so much is told at once.
+const FINDINGS_TOLD_MAX: usize = 20;
 
 /// What the loop reads and writes.
 #[derive(Debug, Clone)]
@@ -208,6 +212,7 @@ impl Pipeline {
         for held in built.held.iter().filter(|held| !last.built.held.contains(held)) {
             tell_held(held);
         }
+        tell_findings(&built.translated.findings, &last.built.translated.findings);
         let stamp = Stamp { revision: state.revision, accepted_at: state.accepted_at };
         for (fleet, snapshot) in &built.fleets {
             self.snapshots.publish_fleet(fleet, snapshot.clone(), stamp);
@@ -331,6 +336,25 @@ fn is_news(last: &State, state: &State) -> bool {
 
 fn resources(group: &RawGroup) -> Vec<xds_proto::resource::Resource> {
     group.resources.values().cloned().collect()
+}
+
+/// Says what is wrong between documents that was not before: who writes by files or one by one
+/// may look nowhere else.
+fn tell_findings(found: &[Finding], before: &[Finding]) {
+    let known: HashSet<&Finding> = before.iter().collect();
+    // What is held back is told as that.
+    let is_held =
+        |finding: &Finding| finding.code == codes::NOT_SUPPORTED && finding.field.is_empty();
+    let is_news = |finding: &&Finding| !known.contains(finding) && !is_held(finding);
+    let news: Vec<&Finding> = found.iter().filter(is_news).collect();
+    for finding in news.iter().take(FINDINGS_TOLD_MAX) {
+        let Finding { code, object, field, message, .. } = finding;
+        tracing::warn!(object, field, error = format!("{code} {message}"), "documents do not fit");
+    }
+    let untold = news.len().saturating_sub(FINDINGS_TOLD_MAX);
+    if untold > 0 {
+        tracing::warn!(count = untold, "more documents do not fit");
+    }
 }
 
 fn tell_held(held: &Held) {

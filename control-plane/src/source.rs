@@ -3,3 +3,4 @@
 pub mod directory;
 pub mod documents;
 pub mod folder;
+pub mod places;

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::documents::{self, Document, DocumentError};
 use super::folder;
+use super::places::find;
+use crate::finding::Finding;
 use crate::model::kind::kind_of;
 use crate::store::change::{Action, Change, Expected, Origin, Source, Write};
 use crate::store::state::{ObjectKey, State};
@@ -179,7 +181,7 @@ fn objects(file: &str, text: &Result<String, String>) -> Result<Vec<Held>, Vec<D
     let mut held = Vec::new();
     let mut wrong = Vec::new();
     for document in documents {
-        match object(document) {
+        match object(document, text) {
             Ok(object) => held.push(object),
             Err(errors) => wrong.extend(errors),
         }
@@ -187,13 +189,17 @@ fn objects(file: &str, text: &Result<String, String>) -> Result<Vec<Held>, Vec<D
     if wrong.is_empty() { Ok(held) } else { Err(wrong) }
 }
 
-fn object(document: Document) -> Result<Held, Vec<DocumentError>> {
+fn object(document: Document, text: &str) -> Result<Held, Vec<DocumentError>> {
     let Document { mut value, file, line } = document;
     let at = |reason: String| DocumentError { file: file.clone(), line, column: 1, reason };
     let kind = kind_of(&value).map_err(|finding| vec![at(finding.to_string())])?;
     let findings = kind.check(&mut value);
     if !findings.is_empty() {
-        return Err(findings.iter().map(|finding| at(finding.to_string())).collect());
+        let located = |finding: &Finding| {
+            let (line, column) = find(text, line, &finding.field).unwrap_or((line, 1));
+            DocumentError { line, column, ..at(finding.to_string()) }
+        };
+        return Err(findings.iter().map(located).collect());
     }
     let text = |field: &str| {
         value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str).map(str::to_owned)
@@ -259,7 +265,7 @@ mod tests {
         step(&mut directory, &store, &[("a.yaml", &backend("a", 1)), ("b.yaml", &backend("b", 1))]);
         let bad = "# x\n".to_owned() + &backend("a", 2).replace("spec:", "spce:");
         let wrong = step(&mut directory, &store, &[("a.yaml", &bad)]);
-        assert!(wrong[0].starts_with("a.yaml:2:1: WL0002 Backend default/a: spce"), "{wrong:?}");
+        assert!(wrong[0].starts_with("a.yaml:5:7: WL0002 Backend default/a: spce"), "{wrong:?}");
         assert_eq!(names(&store), ["a"], "b.yaml is gone, a.yaml is only bad");
         let again = step(&mut directory, &store, &[("a.yaml", &bad)]);
         assert!(again.is_empty(), "told once: {again:?}");
