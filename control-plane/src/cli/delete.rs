@@ -16,8 +16,11 @@ use crate::source::documents;
 const LISTED_MAX: usize = 20;
 
 pub(super) async fn run(session: &Session, args: &DeleteArgs) -> Result<Exit, Problem> {
-    let documents =
-        if args.files.is_empty() { vec![named(session, args)?] } else { from_files(args)? };
+    let target = args.files.is_empty().then(|| target(session, args)).transpose()?;
+    let documents = match &target {
+        Some(target) => vec![named(target)],
+        None => from_files(args)?,
+    };
     if documents.is_empty() {
         return Err(Problem::usage("the files hold no documents"));
     }
@@ -34,7 +37,12 @@ pub(super) async fn run(session: &Session, args: &DeleteArgs) -> Result<Exit, Pr
         ask = ask.query("reason", reason.as_str());
     }
     let ask = rollout::waiting(ask, args.wait.limit(session.timeout));
-    let answer = rollout::change(session, &ask).await?;
+    let answer = match (rollout::change(session, &ask).await, &target) {
+        (Err(problem), Some(target)) if problem.code == "WL0404" => {
+            return Err(target.explain(session, problem).await);
+        }
+        (answer, _) => answer.map_err(how_to_go_on)?,
+    };
     let summary = rollout::summary(&answer);
     let what = match summary.as_str() {
         "nothing to change" => "unchanged: nothing to delete".to_owned(),
@@ -43,23 +51,37 @@ pub(super) async fn run(session: &Session, args: &DeleteArgs) -> Result<Exit, Pr
     rollout::report(session, &answer, &what)
 }
 
-/// The one document that the command line names.
-fn named(session: &Session, args: &DeleteArgs) -> Result<Value, Problem> {
+/// What stays would refer to what goes: it has to go too, or refer to something else.
+fn how_to_go_on(problem: Problem) -> Problem {
+    let breaks_others = problem.exit == Exit::WrongInput && problem.code.starts_with("WL003");
+    if !breaks_others || problem.help.is_some() {
+        return problem;
+    }
+    problem.help("change what refers to it first, or delete all of it together: wlctl delete -f")
+}
+
+/// What the command line names.
+fn target(session: &Session, args: &DeleteArgs) -> Result<Target, Problem> {
     let kind = args.kind.as_deref().unwrap_or_default();
     let target = Target::parse(kind, args.name.as_deref(), &session.namespace)?;
-    let Some(name) = &target.name else {
+    if target.name.is_none() {
         return Err(Problem::usage(format!("which {}?", target.kind.singular))
             .help(format!("wlctl delete {} NAME", target.kind.singular)));
-    };
+    }
+    Ok(target)
+}
+
+/// The one document that the command line names.
+fn named(target: &Target) -> Value {
     let version = match target.kind.group {
         "" => target.kind.version.to_owned(),
         group => format!("{group}/{}", target.kind.version),
     };
-    let mut metadata = json!({"name": name});
+    let mut metadata = json!({"name": target.name});
     if target.kind.namespaced {
         metadata["namespace"] = json!(target.namespace);
     }
-    Ok(json!({"apiVersion": version, "kind": target.kind.kind, "metadata": metadata}))
+    json!({"apiVersion": version, "kind": target.kind.kind, "metadata": metadata})
 }
 
 /// Names only: what else the documents say does not matter.
@@ -129,6 +151,14 @@ pub(super) fn confirm(session: &Session, yes: bool, names: &[String]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deletion_that_breaks_others_says_how_to_go_on() {
+        let refused = Problem::new(Exit::WrongInput, "WL0033", "listener does not exist");
+        assert!(how_to_go_on(refused).help.unwrap().contains("wlctl delete -f"));
+        let conflict = Problem::new(Exit::Conflict, "WL0409", "changed by someone else");
+        assert_eq!(how_to_go_on(conflict).help, None);
+    }
 
     #[test]
     fn documents_are_named_with_their_namespace() {

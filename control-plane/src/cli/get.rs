@@ -24,7 +24,7 @@ pub(super) async fn run(session: &Session, args: &GetArgs) -> Result<Exit, Probl
     if let Some(selector) = &args.selector {
         ask = ask.query("labelSelector", selector.as_str());
     }
-    let answer = session.client.json(&ask).await?;
+    let answer = target.fetch(session, &ask).await?;
     if !session.print_raw(&answer)? {
         let columns = Columns::of(&answer, session.format == Format::Wide, everywhere);
         let table = columns.table(&answer, &session.out);

@@ -18,7 +18,7 @@ pub(super) async fn run(session: &Session, args: &ShiftArgs) -> Result<Exit, Pro
     let mut first = None;
     let mut tries = 1;
     loop {
-        let mut route = session.client.json(&Ask::get(target.path())).await?;
+        let mut route = target.fetch(session, &Ask::get(target.path())).await?;
         let content = route.pointer("/metadata/generation").cloned();
         let before = route.clone();
         let shares = weights::put(&mut route, rule.as_deref(), &wanted)?;

@@ -1,6 +1,10 @@
 //! Which document is meant: a kind, and `[namespace/]name[/rule]`.
 
+use serde_json::Value;
+
+use super::client::Ask;
 use super::problem::{Exit, Problem};
+use super::session::Session;
 use crate::finding::suggest::suggest;
 use crate::model::kind::{KINDS, Kind, kind_by_word};
 
@@ -51,9 +55,36 @@ impl Target {
         path
     }
 
+    /// The document, or what else is asked of its path. Where there is none, the refusal says which
+    /// name was meant.
+    pub(super) async fn fetch(&self, session: &Session, ask: &Ask) -> Result<Value, Problem> {
+        match session.client.json(ask).await {
+            Err(problem) if problem.code == "WL0404" => Err(self.explain(session, problem).await),
+            answer => answer,
+        }
+    }
+
+    /// Adds to a refusal about a document that is not there what may have been meant.
+    pub(super) async fn explain(&self, session: &Session, problem: Problem) -> Problem {
+        let Some(name) = &self.name else { return problem };
+        let list = Self { name: None, ..self.clone() };
+        let Ok(list) = session.client.json(&Ask::get(list.path())).await else { return problem };
+        problem.help(meant(self.kind, name, &list))
+    }
+
     /// The list of all namespaces.
     pub(super) fn path_everywhere(&self) -> String {
         format!("{}/{}", root(self.kind), self.kind.plural)
+    }
+}
+
+/// The name in the list that is like this one, or where all of them stand.
+fn meant(kind: &Kind, name: &str, list: &Value) -> String {
+    let items = list.get("items").and_then(Value::as_array).into_iter().flatten();
+    let names = items.filter_map(|item| item.pointer("/metadata/name")?.as_str());
+    match suggest(name, names) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => format!("wlctl get {} -A lists what there is", kind.plural),
     }
 }
 
@@ -83,6 +114,8 @@ fn kind(word: &str) -> Result<&'static Kind, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn path(kind: &str, name: Option<&str>) -> String {
@@ -97,6 +130,15 @@ mod tests {
         assert_eq!(path("httproute", Some("a")), format!("{routes}/a"));
         assert_eq!(path("secret", Some("x/a")), "/api/v1/namespaces/x/secrets/a");
         assert_eq!(path("gc", Some("a")), "/apis/gateway.networking.k8s.io/v1/gatewayclasses/a");
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_names_the_one_that_was_meant() {
+        let target = Target::parse("httproute/shpo", None, "x").unwrap();
+        let list = json!({"items": [{"metadata": {"name": "shop"}}, {"metadata": {"name": "a"}}]});
+        assert_eq!(meant(target.kind, "shpo", &list), "did you mean shop?");
+        let help = meant(target.kind, "other", &list);
+        assert_eq!(help, "wlctl get httproutes -A lists what there is");
     }
 
     #[test]
