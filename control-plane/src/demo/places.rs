@@ -27,22 +27,43 @@ impl Places {
     /// # Errors
     /// WL0602 with the port that is taken.
     pub async fn choose(ports: Ports) -> Result<Self, Problem> {
-        let wanted = match ports {
-            Ports::Fixed => [18080, 18000, 19000, 8001, 8002],
-            Ports::Auto => [0; 5],
-        };
         // All are held until all are found, so that no two are the same.
-        let mut held = Vec::new();
-        for port in wanted {
-            held.push(hold(port).await?);
-        }
+        let held = match ports {
+            Ports::Fixed => {
+                let mut held = Vec::new();
+                for port in [18080, 18000, 19000, 8001, 8002] {
+                    held.push(hold(port).await?);
+                }
+                held
+            }
+            Ports::Auto => hold_free(5).await,
+        };
         let addresses: Vec<SocketAddr> =
             held.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         match addresses[..] {
             [api, xds, admin, a, b] => Ok(Self { api, xds, admin, gateways: [a, b] }),
-            _ => Err(cannot("find ports", &io::Error::other("a socket has no address"))),
+            _ => Err(cannot("find ports", &io::Error::other("fewer than five are free"))),
         }
     }
+}
+
+/// Where free ports are looked for: below those that the kernel gives to outgoing connections, one
+/// of which could take a port between its being found free and its being used.
+const FREE: std::ops::Range<u16> = 30_100..32_700;
+
+/// At most `count` free ports. Two demos that start at once begin at different places.
+async fn hold_free(count: usize) -> Vec<TcpListener> {
+    let mut held = Vec::new();
+    let (before, after) = (FREE.start..fastrand::u16(FREE), FREE.end);
+    for port in (before.end..after).chain(before) {
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            held.push(listener);
+        }
+        if held.len() == count {
+            break;
+        }
+    }
+    held
 }
 
 async fn hold(port: u16) -> Result<TcpListener, Problem> {
