@@ -1,5 +1,6 @@
 //! `weighlock demo`: the whole product on loopback, in one process tree.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
@@ -143,13 +144,24 @@ fn hints(stage: &Stage) -> String {
         usual if usual == crate::cli::client::DEFAULT_SERVER => String::new(),
         other => format!("    export WLCTL_SERVER={other}\n"),
     };
+    let wlctl = wlctl_hint(std::env::current_exe().ok().as_deref().and_then(Path::parent));
     format!(
-        "next, in another terminal:\n{server}\
+        "next, in another terminal:\n{wlctl}{server}\
          \x20   curl -s http://{a}/hello\n\
          \x20   wlctl shift httproute/shop shop-v1=90,shop-v2=10\n\
          \x20   wlctl status\n\
          Ctrl-C ends everything\n"
     )
+}
+
+/// How to come by `wlctl`, which is built beside this program or not at all.
+fn wlctl_hint(folder: Option<&Path>) -> String {
+    match folder {
+        Some(folder) if folder.join("wlctl").is_file() => {
+            format!("    export PATH={}:$PATH\n", folder.display())
+        }
+        _ => "    cargo build --release    # wlctl is not built yet\n".to_owned(),
+    }
 }
 
 fn print(text: &str) -> Result<(), Problem> {
@@ -158,4 +170,18 @@ fn print(text: &str) -> Result<(), Problem> {
 
 pub(super) fn cannot(what: &str, error: &std::io::Error) -> Problem {
     Problem::new(Exit::Failed, "", format!("the demo cannot {what}")).detail(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_says_how_to_come_by_wlctl() {
+        let folder = tempfile::TempDir::new().unwrap();
+        assert!(wlctl_hint(Some(folder.path())).contains("cargo build"));
+        std::fs::write(folder.path().join("wlctl"), "").unwrap();
+        let hint = wlctl_hint(Some(folder.path()));
+        assert_eq!(hint, format!("    export PATH={}:$PATH\n", folder.path().display()));
+    }
 }
