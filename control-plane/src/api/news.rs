@@ -178,19 +178,28 @@ impl Seen {
 
 fn tell_revision(api: &Api, number: u64, state: &str, nodes: &[NodeStatus]) {
     let Ok(record) = api.store.revision(number) else { return };
-    let (acked, connected) = acked(number, nodes);
     let mut data = revisions::brief(&record);
-    if let Some(data) = data.as_object_mut() {
-        let rollout = json!({"state": state, "acked": acked, "nodes": connected});
-        data.insert("rollout".into(), rollout);
-    }
+    data["rollout"] = rollout(number, nodes);
+    data["rollout"]["state"] = state.into();
     api.news.push("revision", data);
+}
+
+/// How far a revision has got among the connected nodes.
+pub fn rollout(revision: u64, nodes: &[NodeStatus]) -> Value {
+    let (acked, connected) = acked(revision, nodes);
+    let refuses = |node: &&NodeStatus| node.state == NodeState::Nack && !serves(node, revision);
+    let nacked = nodes.iter().filter(refuses).count();
+    json!({"acked": acked, "nodes": connected, "nacked": nacked})
+}
+
+fn serves(node: &NodeStatus, revision: u64) -> bool {
+    node.revision.is_some_and(|served| served >= revision)
 }
 
 /// How many nodes serve a revision, of how many that are connected.
 fn acked(revision: u64, nodes: &[NodeStatus]) -> (usize, usize) {
     let connected = nodes.iter().filter(|node| node.state != NodeState::Lost);
-    let acked = connected.clone().filter(|node| node.revision.is_some_and(|r| r >= revision));
+    let acked = connected.clone().filter(|node| serves(node, revision));
     (acked.count(), connected.count())
 }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::apply::{changed, is_true};
+use crate::api::news::rollout;
 use crate::api::refusal::Refusal;
 use crate::api::v1::or_problem;
 use crate::api::{Api, who};
@@ -54,7 +55,13 @@ pub async fn list(
         let records = api.store.revisions(before, limit)?;
         let next = records.last().filter(|last| records.len() == limit && last.number > 1);
         let next = next.map(|last| format!("r{}", last.number));
-        let items: Vec<Value> = records.iter().map(brief).collect();
+        let nodes = api.fleet.nodes();
+        let item = |record: &Record| {
+            let mut item = brief(record);
+            item["rollout"] = rollout(record.number, &nodes);
+            item
+        };
+        let items: Vec<Value> = records.iter().map(item).collect();
         Ok(Json(json!({"items": items, "next": next})).into_response())
     };
     or_problem(&uri, answer())

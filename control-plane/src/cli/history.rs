@@ -39,8 +39,10 @@ fn table(answer: &Value, style: &Style) -> String {
 /// `4/4`, where it is known.
 fn rolled_out(revision: &Value) -> String {
     let number = |name: &str| revision.pointer(name).and_then(Value::as_u64);
+    let nacked = number("/rollout/nacked").filter(|nacked| *nacked > 0);
+    let nacked = nacked.map(|nacked| format!(" ({nacked} NACK)")).unwrap_or_default();
     match (number("/rollout/acked"), number("/rollout/nodes")) {
-        (Some(acked), Some(nodes)) => format!("{acked}/{nodes}"),
+        (Some(acked), Some(nodes)) if nodes > 0 => format!("{acked}/{nodes}{nacked}"),
         _ => String::new(),
     }
 }
@@ -55,11 +57,11 @@ mod tests {
     fn revisions_are_rows() {
         let answer = json!({"items": [
             {"revision": "r2", "when": "1970-01-12T13:45:59Z", "who": "ana", "origin": "apply",
-             "summary": "~1 route", "rollout": {"acked": 3, "nodes": 4}},
-            {"revision": "r1", "who": "leo", "origin": "api"}]});
+             "summary": "~1 route", "rollout": {"acked": 3, "nodes": 4, "nacked": 1}},
+            {"revision": "r1", "who": "leo", "origin": "api", "rollout": {"acked": 0, "nodes": 0}}]});
         let expected = "\
 REV  WHEN     WHO  ORIGIN  CHANGE    ROLLED OUT
-r2   41s ago  ana  apply   ~1 route  3/4
+r2   41s ago  ana  apply   ~1 route  3/4 (1 NACK)
 r1   -        leo  api     -         -
 ";
         assert_eq!(table(&answer, &plain()), expected);
