@@ -12,6 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
+use xds_proto::resource::ResourceType;
 
 use crate::fleet::status::{NodeState, NodeStatus};
 use crate::fleet::{Fleet, count_states};
@@ -164,9 +165,10 @@ fn tell(metrics: &Metrics, node: &NodeStatus, before: Option<&Seen>, now: &Seen)
     let Some(nack) = &node.nack else { return };
     if before.is_none_or(|seen| seen.refusals != now.refusals || seen.refused != now.refused) {
         metrics.nacks.get_or_create(&metrics::Type { r#type: nack.r#type }).inc();
+        let kind = ResourceType::from_short_name(nack.r#type);
         tracing::warn!(
             node = &*node.node,
-            type_url = nack.r#type,
+            type_url = kind.map_or(nack.r#type, ResourceType::type_url),
             resource = nack.resources.join(", "),
             error = nack.text,
             "a node refused a resource"
