@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::dump::Dump;
 use crate::admin::{self, Admin, Readiness};
 use crate::bootstrap::{Bootstrap, RuntimeSource};
+use crate::cluster::watch::Surroundings;
 use crate::compile::Origin;
 use crate::serve::{self, Workers};
 use crate::snapshot::SnapshotCell;
@@ -29,6 +30,7 @@ mod listening;
 mod lookups;
 mod patience;
 mod saver;
+mod watches;
 #[cfg(test)]
 mod traffic;
 
@@ -37,6 +39,7 @@ use listening::Listening;
 use lookups::Lookups;
 use saver::Saver;
 use settings::Args;
+use watches::Watches;
 
 /// Threads for all that is not traffic: configuration, the admin page, DNS.
 const CONTROL_THREADS: usize = 2;
@@ -127,12 +130,15 @@ impl Proxy {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let changed = Arc::new(Notify::new());
+        let (changed, checked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let around =
+            Surroundings { tasks: proxy.source_tasks.clone(), checked: Arc::clone(&checked) };
         let outlets = Outlets {
             snapshots: snapshots.clone(),
             registry: Arc::clone(&registry),
             listening: Listening::new(workers),
             lookups: Lookups::new(answers, proxy.source_tasks.clone(), proxy.sources.clone()),
+            watches: Watches::new(around, proxy.sources.clone()),
             readiness: readiness.clone(),
             changed: Arc::clone(&changed),
         };
@@ -141,7 +147,8 @@ impl Proxy {
         if let Some(saver) = load_disk(args, &bootstrap, &mut config, changed, dumps.clone())? {
             proxy.source_tasks.spawn(saver.run(proxy.sources.clone()));
         }
-        let inbox = Inbox { events: event_inbox, answers: answer_inbox, dumps: dump_requests };
+        let inbox =
+            Inbox { events: event_inbox, answers: answer_inbox, dumps: dump_requests, checked };
         proxy.tasks.spawn(config.run(inbox, proxy.shutdown.clone()));
         let admin = Arc::new(Admin {
             registry,

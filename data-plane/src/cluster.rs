@@ -1,11 +1,15 @@
 //! Upstream clusters: their endpoints, the choice among them, and the connections to them.
 
+pub mod watch;
 pub mod pool;
 pub mod dns;
 pub mod balancer;
+pub mod outlier;
+pub mod health;
 pub mod endpoints;
 pub mod connect;
 pub mod live;
+pub mod labels;
 pub mod failure;
 pub mod protocol;
 mod priority;
@@ -13,17 +17,22 @@ mod stride;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use arc_swap::ArcSwap;
 use rustls::pki_types::ServerName;
 use xds_proto::convert::Address;
 
-use crate::cluster::balancer::{Balancer, BalancerConfig, Group};
+use crate::cluster::balancer::{Balancer, BalancerConfig, Group, Selection, Tier, tiers};
 use crate::cluster::connect::{Connector, EndpointTls};
 use crate::cluster::dns::DnsConfig;
 use crate::cluster::endpoints::{
-    Endpoint, EndpointConfig, EndpointsConfig, Health, LocalityConfig,
+    Endpoint, EndpointConfig, EndpointsConfig, Health, Home, LocalityConfig,
 };
-use crate::cluster::live::{Breakers, ClusterLive};
+use crate::cluster::health::CheckConfig;
+use crate::cluster::live::{Breakers, ClusterLive, EndpointLive, Mark};
+use crate::cluster::outlier::OutlierConfig;
 use crate::cluster::protocol::ConnectionConfig;
 use crate::telemetry::Registry;
 use crate::telemetry::stats::EndpointState;
@@ -46,6 +55,10 @@ pub struct ClusterConfig {
     pub tls: Option<ClientTlsConfig>,
     /// Limits.
     pub breakers: Breakers,
+    /// How endpoints are checked.
+    pub check: Option<Arc<CheckConfig>>,
+    /// When endpoints are left out for how they answer.
+    pub outlier: Option<OutlierConfig>,
     pub(crate) secret_names: Box<[Arc<str>]>,
 }
 
@@ -68,6 +81,8 @@ pub enum Discovery {
     },
     /// Names are looked up.
     Dns(DnsConfig),
+    /// It has those of other clusters, which help each other out in this order.
+    Aggregate(Box<[Arc<str>]>),
 }
 
 /// A cluster that requests can be sent to.
@@ -77,13 +92,18 @@ pub struct Cluster {
     pub config: Arc<ClusterConfig>,
     /// The endpoints as they came.
     pub endpoints_config: Arc<EndpointsConfig>,
-    /// All endpoints, the failing ones too.
+    /// All endpoints, the failing ones too; none of an aggregate.
     pub endpoints: Box<[Arc<Endpoint>]>,
     /// Counts, shared by all workers, kept across swaps.
     pub live: Arc<ClusterLive>,
     /// TLS towards the endpoints.
     pub tls: Option<Arc<ClientTls>>,
-    balancer: Balancer,
+    /// The clusters of an aggregate.
+    members: Box<[Arc<Cluster>]>,
+    groups: Vec<Group>,
+    balancer: ArcSwap<Balancer>,
+    /// Somebody makes the next balancer.
+    is_refreshing: AtomicBool,
 }
 
 impl Cluster {
@@ -119,9 +139,17 @@ impl Cluster {
             Some(previous) => Arc::clone(&previous.live),
             None => Arc::new(ClusterLive::new(registry.cluster(&config.name))),
         };
-        let groups = Linker::new(&config, tls.as_ref(), previous).groups(&endpoints);
-        let balancer = Balancer::new(&config.balancer, &groups, endpoints.overprovisioning_percent);
-        let all: Box<[_]> = groups.into_iter().flat_map(|group| group.endpoints).collect();
+        let home = Arc::new(Home { config: Arc::clone(&config), live: Arc::clone(&live) });
+        let groups = Linker::new(&home, tls.as_ref(), previous).groups(&endpoints);
+        let all: Box<[_]> =
+            groups.iter().flat_map(|group| &group.endpoints).map(Arc::clone).collect();
+        let ejected = all.iter().filter(|endpoint| endpoint.live.has(Mark::Ejected)).count();
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        live.endpoints.store(number(all.len()), Relaxed);
+        live.ejected.store(number(ejected), Relaxed);
+        let generation = live.generation();
+        let overprovisioning = endpoints.overprovisioning_percent;
+        let balancer = Balancer::new(&config.balancer, &groups, overprovisioning, generation);
         count(&all, &live);
         Ok(Arc::new(Self {
             config,
@@ -129,51 +157,145 @@ impl Cluster {
             endpoints: all,
             live,
             tls,
-            balancer,
+            members: Box::default(),
+            groups,
+            balancer: ArcSwap::from_pointee(balancer),
+            is_refreshing: AtomicBool::new(false),
         }))
     }
 
-    /// An endpoint for the next request; `None` when no endpoint may be used.
-    pub fn pick(&self) -> Option<Arc<Endpoint>> {
-        self.balancer.pick().map(Arc::clone)
+    /// Joins an aggregate with its clusters. Gives `previous` when nothing changed.
+    pub fn aggregate(
+        config: Arc<ClusterConfig>,
+        members: Vec<Arc<Self>>,
+        previous: Option<&Arc<Self>>,
+        registry: &Registry,
+    ) -> Arc<Self> {
+        if let Some(previous) = previous
+            && Arc::ptr_eq(&previous.config, &config)
+            && previous.members.len() == members.len()
+            && previous.members.iter().zip(&members).all(|(old, new)| Arc::ptr_eq(old, new))
+        {
+            return Arc::clone(previous);
+        }
+        let live = match previous {
+            Some(previous) => Arc::clone(&previous.live),
+            None => Arc::new(ClusterLive::new(registry.cluster(&config.name))),
+        };
+        let generation = members.iter().map(|member| member.generation()).sum();
+        let tiers: Vec<_> = members.iter().flat_map(|member| member.tiers()).collect();
+        let balancer = Balancer::over(&tiers, config.balancer.panic_below_percent, generation);
+        drop(tiers);
+        Arc::new(Self {
+            endpoints_config: Arc::new(EndpointsConfig::none(&config.name)),
+            config,
+            endpoints: Box::default(),
+            live,
+            tls: None,
+            members: members.into(),
+            groups: Vec::new(),
+            balancer: ArcSwap::from_pointee(balancer),
+            is_refreshing: AtomicBool::new(false),
+        })
+    }
+
+    /// Which changes of health there were.
+    fn generation(&self) -> u64 {
+        let members = self.members.iter().map(|member| member.generation());
+        self.live.generation() + members.sum::<u64>()
+    }
+
+    fn tiers(&self) -> Vec<Tier<'_>> {
+        let overprovisioning = self.endpoints_config.overprovisioning_percent;
+        let own = tiers(&self.config.balancer, overprovisioning, &self.groups);
+        own.into_iter().chain(self.members.iter().flat_map(|member| member.tiers())).collect()
+    }
+
+    /// Brings the balancer up to date with the health of the endpoints. Does nothing while somebody
+    /// else is at it.
+    pub(crate) fn refresh(&self) {
+        let generation = self.generation();
+        let current = self.balancer.load();
+        if current.generation == generation && !current.is_stale() {
+            return;
+        }
+        drop(current);
+        if self.is_refreshing.swap(true, Acquire) {
+            return;
+        }
+        let config = &self.config.balancer;
+        let overprovisioning = self.endpoints_config.overprovisioning_percent;
+        let balancer = if self.members.is_empty() {
+            count(&self.endpoints, &self.live);
+            Balancer::new(config, &self.groups, overprovisioning, generation)
+        } else {
+            Balancer::over(&self.tiers(), config.panic_below_percent, generation)
+        };
+        self.balancer.store(Arc::new(balancer));
+        self.is_refreshing.store(false, Release);
+    }
+
+    /// An endpoint for a request; `None` when no endpoint may be used.
+    pub fn pick(&self, selection: &Selection<'_>) -> Option<Arc<Endpoint>> {
+        self.refresh();
+        self.balancer.load().pick(selection).map(Arc::clone)
     }
 
     /// An endpoint for a retry: another one than `tried`, if luck has it.
-    pub fn pick_other(&self, tried: &Endpoint) -> Option<Arc<Endpoint>> {
-        const DRAWS: usize = 5;
-        let other = (0..DRAWS)
-            .filter_map(|_| self.balancer.pick())
+    pub fn pick_other(&self, tried: &Endpoint, selection: &Selection<'_>) -> Option<Arc<Endpoint>> {
+        const DRAWS: u32 = 5;
+        self.refresh();
+        let balancer = self.balancer.load();
+        let other = (1..=DRAWS)
+            .filter_map(|more| {
+                let attempt = selection.attempt + more;
+                balancer.pick(&Selection { attempt, ..*selection })
+            })
             .find(|endpoint| !Arc::ptr_eq(&endpoint.live, &tried.live));
-        other.map(Arc::clone).or_else(|| self.pick())
+        other.or_else(|| balancer.pick(selection)).map(Arc::clone)
+    }
+
+    /// Whether there is more than one endpoint.
+    pub fn has_several_endpoints(&self) -> bool {
+        let members = self.members.iter().map(|member| member.endpoints.len());
+        self.endpoints.len() + members.sum::<usize>() > 1
+    }
+
+    /// Whether the first health check of every endpoint has ended.
+    pub fn is_checked(&self) -> bool {
+        self.endpoints.iter().all(|one| !one.is_checked() || one.live.has(Mark::Known))
     }
 }
 
 fn count(endpoints: &[Arc<Endpoint>], live: &ClusterLive) {
     let of = |states: &[Health]| {
-        endpoints.iter().filter(|endpoint| states.contains(&endpoint.config.health)).count()
+        endpoints.iter().filter(|endpoint| states.contains(&endpoint.health())).count()
     };
+    let ejected = endpoints.iter().filter(|endpoint| endpoint.live.has(Mark::Ejected)).count();
     let usable = of(&[Health::Healthy, Health::Degraded]);
     live.stats.set_endpoints(EndpointState::Healthy, usable);
-    live.stats.set_endpoints(EndpointState::Unhealthy, of(&[Health::Unhealthy]));
+    live.stats.set_endpoints(EndpointState::Ejected, ejected);
+    let unhealthy = of(&[Health::Unhealthy]).saturating_sub(ejected);
+    live.stats.set_endpoints(EndpointState::Unhealthy, unhealthy);
     live.stats.set_endpoints(EndpointState::Draining, of(&[Health::Draining]));
 }
 
 /// Makes endpoints, taking over what the previous ones had.
 struct Linker<'a> {
-    config: &'a ClusterConfig,
+    home: &'a Arc<Home>,
     tls: Option<&'a Arc<ClientTls>>,
     previous: HashMap<&'a Address, &'a Arc<Endpoint>>,
 }
 
 impl<'a> Linker<'a> {
     fn new(
-        config: &'a ClusterConfig,
+        home: &'a Arc<Home>,
         tls: Option<&'a Arc<ClientTls>>,
         previous: Option<&'a Arc<Cluster>>,
     ) -> Self {
         let previous = previous.into_iter().flat_map(|previous| &previous.endpoints);
         let previous = previous.map(|endpoint| (&endpoint.config.address, endpoint)).collect();
-        Self { config, tls, previous }
+        Self { home, tls, previous }
     }
 
     fn groups(&self, endpoints: &EndpointsConfig) -> Vec<Group> {
@@ -189,7 +311,7 @@ impl<'a> Linker<'a> {
         let previous = self.previous.get(&config.address);
         let connector = Connector {
             address: config.address.clone(),
-            config: Arc::clone(&self.config.connection),
+            config: Arc::clone(&self.home.config.connection),
             tls: self
                 .tls
                 .map(|tls| EndpointTls { name: server_name(tls, config), tls: Arc::clone(tls) }),
@@ -204,15 +326,33 @@ impl<'a> Linker<'a> {
             }
             _ => (Arc::new(connector), Arc::default()),
         };
-        Arc::new(Endpoint {
+        let endpoint = Endpoint {
             config: config.clone(),
             label,
             locality: group.locality.clone(),
             priority: group.priority,
             live,
+            home: Arc::clone(self.home),
             connector,
             alive,
-        })
+        };
+        set_marks(&endpoint, previous.map(|previous| &previous.live));
+        Arc::new(endpoint)
+    }
+}
+
+/// What a cluster no longer looks for is forgotten; what is to be checked is not used before.
+fn set_marks(endpoint: &Endpoint, known: Option<&Arc<EndpointLive>>) {
+    let live = &endpoint.live;
+    if !endpoint.is_checked() {
+        for mark in [Mark::Unchecked, Mark::Degraded, Mark::Known] {
+            live.mark(mark, false);
+        }
+    } else if known.is_none() {
+        live.mark(Mark::Unchecked, true);
+    }
+    if endpoint.home.config.outlier.is_none() {
+        live.mark(Mark::Ejected, false);
     }
 }
 

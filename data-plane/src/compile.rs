@@ -10,6 +10,8 @@ pub mod cluster;
 pub mod endpoints;
 pub mod secret;
 pub mod tls;
+mod labels;
+pub(crate) mod hash_policy;
 pub(crate) mod matcher;
 
 use std::collections::{HashMap, HashSet};

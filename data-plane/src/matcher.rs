@@ -1,5 +1,6 @@
 //! Whether a text is the one asked for (Envoy's `StringMatcher`).
 
+pub mod hash;
 pub mod header;
 pub mod query;
 pub mod regex;

@@ -8,6 +8,7 @@ mod exchange;
 mod forward;
 mod log;
 mod reply;
+mod selection;
 mod upgrade;
 
 use std::pin::Pin;

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub routes: HashMap<Arc<str>, Arc<LinkedRoutes>>,
     /// Clusters by name.
     pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    /// Clusters that no request is sent to before their endpoints were checked once.
+    pub warming: HashMap<Arc<str>, Arc<Cluster>>,
     /// The version of the resources it was made of.
     pub version: Version,
 }
@@ -29,6 +31,7 @@ impl Default for Snapshot {
             listeners: HashMap::new(),
             routes: HashMap::new(),
             clusters: HashMap::new(),
+            warming: HashMap::new(),
             version: Version::foreign(""),
         }
     }

@@ -17,10 +17,7 @@ pub(super) fn clusters(snapshot: &Snapshot) -> String {
         push(&mut text, format_args!("{name}::added_via_eds::{has_eds}"));
         for endpoint in &cluster.endpoints {
             let at = format!("{name}::{}", endpoint.label);
-            push(
-                &mut text,
-                format_args!("{at}::health_flags::{}", endpoint.config.health.as_str()),
-            );
+            push(&mut text, format_args!("{at}::health_flags::{}", endpoint.health().as_str()));
             push(&mut text, format_args!("{at}::weight::{}", endpoint.config.weight));
             push(&mut text, format_args!("{at}::priority::{}", endpoint.priority));
             push(&mut text, format_args!("{at}::region::{}", endpoint.locality.region));

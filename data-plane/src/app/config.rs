@@ -14,6 +14,7 @@ use crate::admin::dump::Dump;
 use crate::app::listening::Listening;
 use crate::app::lookups::{Answer, Lookups};
 use crate::app::patience::{FETCH_TIMEOUT, Patience, Situation};
+use crate::app::watches::Watches;
 use crate::compile::link::link;
 use crate::compile::{Change, Origin, Rejected, Tables, Waiting};
 use crate::snapshot::{Snapshot, SnapshotCell};
@@ -36,6 +37,8 @@ pub(super) struct Inbox {
     pub(super) answers: mpsc::Receiver<Answer>,
     /// From those who want to know what the loop knows.
     pub(super) dumps: mpsc::Receiver<oneshot::Sender<Dump>>,
+    /// When the endpoints of a new cluster may have been checked.
+    pub(super) checked: Arc<Notify>,
 }
 
 /// What the loop acts on.
@@ -45,6 +48,7 @@ pub(super) struct Outlets {
     pub(super) registry: Arc<Registry>,
     pub(super) listening: Listening,
     pub(super) lookups: Lookups,
+    pub(super) watches: Watches,
     pub(super) readiness: watch::Sender<Readiness>,
     /// Told when what is saved on disk is out of date.
     pub(super) changed: Arc<Notify>,
@@ -161,6 +165,12 @@ impl ConfigLoop {
                 }
                 Some(event) = inbox.events.recv() => {
                     tokio::task::block_in_place(|| self.hear(event));
+                }
+                () = inbox.checked.notified() => {
+                    let is_ready = self.current.warming.values().any(|one| one.is_checked());
+                    if is_ready {
+                        tokio::task::block_in_place(|| self.relink());
+                    }
                 }
                 Some((cluster, endpoints)) = inbox.answers.recv() => {
                     if self.tables.resolve(&cluster, endpoints) {
@@ -313,6 +323,7 @@ impl ConfigLoop {
             .listening
             .follow(&self.current, |name| tables.contains(ResourceType::Listener, name));
         self.out.lookups.follow(self.tables.dns_clusters());
+        self.out.watches.follow(&self.current);
         self.out.registry.proxy().swapped(self.source, began.elapsed());
         self.release();
         self.review_readiness();

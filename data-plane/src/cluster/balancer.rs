@@ -1,14 +1,25 @@
 //! Chooses an endpoint: a share of the traffic, in it a locality, in it an endpoint.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+pub mod slow_start;
+pub mod subset;
+pub mod table;
+mod picker;
 
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::cluster::balancer::picker::Picker;
+use crate::cluster::balancer::slow_start::SlowStart;
+use crate::cluster::balancer::subset::{SubsetConfig, Subsets};
+use crate::cluster::balancer::table::TableConfig;
 use crate::cluster::endpoints::{Endpoint, Health};
-use crate::cluster::priority::{Census, Share, Who, split};
-use crate::cluster::stride::Stride;
+use crate::cluster::labels::Labels;
+use crate::cluster::priority::{Census, Share, split};
+use crate::matcher::hash::HashPolicy;
 
 /// How endpoints are chosen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct BalancerConfig {
     /// Among the endpoints of a group.
     pub policy: Policy,
@@ -17,6 +28,12 @@ pub struct BalancerConfig {
     /// Below so many percent of healthy endpoints all get traffic. Envoy's default is 50; 0 is
     /// never.
     pub panic_below_percent: u32,
+    /// How the weight of an endpoint that came up grows.
+    pub slow_start: Option<SlowStart>,
+    /// How endpoints are divided by metadata.
+    pub subsets: Option<Arc<SubsetConfig>>,
+    /// What requests are hashed by, whatever their route says; empty leaves it to the route.
+    pub hash_policy: HashPolicy,
 }
 
 /// How an endpoint of a group is chosen.
@@ -31,12 +48,39 @@ pub enum Policy {
     },
     /// Of all, the one with the fewest requests in flight for its weight.
     LeastRequestOfAll,
+    /// At random, whatever the weights.
+    Random,
+    /// By the hash of the request; at random where it has none.
+    Hash {
+        /// Which hashes go where.
+        table: TableConfig,
+        /// Whether endpoints are placed by their host names; else by their addresses.
+        by_hostname: bool,
+    },
 }
 
 impl Default for BalancerConfig {
     fn default() -> Self {
-        Self { policy: Policy::RoundRobin, by_locality: false, panic_below_percent: 50 }
+        Self {
+            policy: Policy::RoundRobin,
+            by_locality: false,
+            panic_below_percent: 50,
+            slow_start: None,
+            subsets: None,
+            hash_policy: HashPolicy::default(),
+        }
     }
+}
+
+/// What a request asks of its endpoint.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Selection<'a> {
+    /// Its hash, where one is defined.
+    pub hash: Option<u64>,
+    /// The metadata that its route asks for.
+    pub labels: Option<&'a Labels>,
+    /// How many endpoints were passed over.
+    pub attempt: u32,
 }
 
 /// The endpoints of one priority and locality.
@@ -47,50 +91,129 @@ pub(crate) struct Group {
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
 }
 
-/// Chooses endpoints.
+/// The groups of one priority, and how they are balanced.
+#[derive(Debug)]
+pub(crate) struct Tier<'a> {
+    config: &'a BalancerConfig,
+    overprovisioning: u32,
+    groups: Vec<&'a Group>,
+}
+
+/// Groups by priority, the first first.
+pub(crate) fn tiers<'a>(
+    config: &'a BalancerConfig,
+    overprovisioning: u32,
+    groups: &'a [Group],
+) -> Vec<Tier<'a>> {
+    let mut priorities: Vec<u32> = groups.iter().map(|group| group.priority).collect();
+    priorities.sort_unstable();
+    priorities.dedup();
+    let of = |priority: u32| groups.iter().filter(move |group| group.priority == priority);
+    let tier = |priority| Tier { config, overprovisioning, groups: of(priority).collect() };
+    priorities.into_iter().map(tier).collect()
+}
+
+impl Tier<'_> {
+    fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.groups.iter().flat_map(|group| &group.endpoints)
+    }
+
+    fn census(&self) -> Census {
+        let none = Census { overprovisioning: self.overprovisioning, ..Census::default() };
+        self.endpoints().fold(none, |mut census, endpoint| {
+            census.total += 1;
+            match endpoint.health() {
+                Health::Healthy => census.healthy += 1,
+                Health::Degraded => census.degraded += 1,
+                Health::Unhealthy | Health::Draining => {}
+            }
+            census
+        })
+    }
+
+    /// Until when weights may be taken for constant.
+    fn constant_until(&self, now: Instant) -> Option<Instant> {
+        let slow_start = self.config.slow_start?;
+        let is_under_way =
+            |one: &Arc<Endpoint>| slow_start.is_under_way(one.live.up_since(now), now);
+        self.endpoints().any(is_under_way).then(|| now + slow_start.step())
+    }
+}
+
+/// Chooses endpoints, as their health was at one moment.
 #[derive(Debug)]
 pub(crate) struct Balancer {
-    shares: Box<[(u32, Picker)]>,
-}
-
-#[derive(Debug)]
-struct Picker {
-    turns: Stride,
-    sets: Box<[Set]>,
-}
-
-#[derive(Debug)]
-struct Set {
-    policy: Policy,
-    turns: Stride,
-    /// Weights added up; empty when all weigh the same.
-    sums: Box<[u64]>,
-    endpoints: Box<[Arc<Endpoint>]>,
+    /// Which changes of health it knows of.
+    pub(crate) generation: u64,
+    stale_at: Option<Instant>,
+    all: Shares,
+    subsets: Option<Subsets>,
 }
 
 impl Balancer {
-    pub(crate) fn new(config: &BalancerConfig, groups: &[Group], overprovisioning: u32) -> Self {
-        let mut priorities: Vec<u32> = groups.iter().map(|group| group.priority).collect();
-        priorities.sort_unstable();
-        priorities.dedup();
-        let of = |priority: u32| groups.iter().filter(move |group| group.priority == priority);
-        let census: Vec<_> = priorities.iter().map(|priority| census(of(*priority))).collect();
-        let shares = split(&census, overprovisioning, config.panic_below_percent)
-            .into_iter()
-            .map(|Share { priority, who, percent }| {
-                let groups: Vec<_> = of(priorities[priority]).collect();
-                (percent, Picker::new(config, &groups, who, overprovisioning))
-            })
-            .collect();
-        Self { shares }
+    /// Balances over the groups of a cluster.
+    pub(crate) fn new(
+        config: &BalancerConfig,
+        groups: &[Group],
+        overprovisioning: u32,
+        generation: u64,
+    ) -> Self {
+        let tiers = tiers(config, overprovisioning, groups);
+        let mut balancer = Self::over(&tiers, config.panic_below_percent, generation);
+        let now = balancer.stale_at.map(|_| Instant::now());
+        let subsets = config.subsets.as_ref();
+        balancer.subsets =
+            subsets.map(|subsets| Subsets::new(subsets, config, overprovisioning, (groups, now)));
+        balancer
     }
 
-    pub(crate) fn pick(&self) -> Option<&Arc<Endpoint>> {
-        let picker = match &*self.shares {
+    /// Balances over tiers, which may be balanced in different ways.
+    pub(crate) fn over(tiers: &[Tier<'_>], panic_below_percent: u32, generation: u64) -> Self {
+        let grows = tiers.iter().any(|tier| tier.config.slow_start.is_some());
+        let now = grows.then(Instant::now);
+        let stale_at =
+            now.and_then(|now| tiers.iter().filter_map(|tier| tier.constant_until(now)).min());
+        let all = Shares::new(tiers, panic_below_percent, now.filter(|_| stale_at.is_some()));
+        Self { generation, stale_at, all, subsets: None }
+    }
+
+    /// Whether weights have grown since.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale_at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    pub(crate) fn pick(&self, selection: &Selection<'_>) -> Option<&Arc<Endpoint>> {
+        match &self.subsets {
+            None => self.all.pick(selection),
+            Some(subsets) => subsets.pick(selection, &self.all),
+        }
+    }
+}
+
+/// Shares of the traffic, in percent, and who takes them.
+#[derive(Debug)]
+struct Shares(Box<[(u32, Picker)]>);
+
+impl Shares {
+    fn new(tiers: &[Tier<'_>], panic_below_percent: u32, now: Option<Instant>) -> Self {
+        let census: Vec<_> = tiers.iter().map(Tier::census).collect();
+        let shares = split(&census, panic_below_percent).into_iter().map(|share| {
+            let Share { priority, who, percent } = share;
+            (percent, Picker::new(&tiers[priority], who, now))
+        });
+        Self(shares.collect())
+    }
+
+    fn pick(&self, selection: &Selection<'_>) -> Option<&Arc<Endpoint>> {
+        let picker = match &*self.0 {
             [] => return None,
             [(_, only)] => only,
             many => {
-                let mut at = fastrand::u32(0..100);
+                let mut at = match selection.hash {
+                    // What is hashed stays in its priority.
+                    Some(hash) => (hash % 100) as u32,
+                    None => fastrand::u32(0..100),
+                };
                 let drawn = many.iter().find(|(percent, _)| {
                     let is_here = at < *percent;
                     at = at.saturating_sub(*percent);
@@ -99,113 +222,14 @@ impl Balancer {
                 &drawn.or(many.last())?.1
             }
         };
-        picker.sets.get(picker.turns.take())?.pick()
+        picker.pick(selection)
     }
-}
-
-fn census<'a>(groups: impl Iterator<Item = &'a Group>) -> Census {
-    groups.flat_map(|group| &group.endpoints).fold(Census::default(), |mut census, endpoint| {
-        census.total += 1;
-        match endpoint.config.health {
-            Health::Healthy => census.healthy += 1,
-            Health::Degraded => census.degraded += 1,
-            Health::Unhealthy | Health::Draining => {}
-        }
-        census
-    })
-}
-
-fn is_in(endpoint: &Endpoint, who: Who) -> bool {
-    match who {
-        Who::Healthy => endpoint.config.health == Health::Healthy,
-        Who::Degraded => endpoint.config.health == Health::Degraded,
-        Who::Everyone => true,
-    }
-}
-
-impl Picker {
-    fn new(config: &BalancerConfig, groups: &[&Group], who: Who, overprovisioning: u32) -> Self {
-        let taking_part = |group: &Group| -> Vec<Arc<Endpoint>> {
-            group.endpoints.iter().filter(|endpoint| is_in(endpoint, who)).map(Arc::clone).collect()
-        };
-        let mut weights = Vec::new();
-        let mut sets = Vec::new();
-        if config.by_locality {
-            for group in groups {
-                let endpoints = taking_part(group);
-                // A locality without a weight gets nothing where localities go by weight.
-                let weight = u64::from(group.weight.unwrap_or(0));
-                // An ailing locality gives up what it cannot bear.
-                let able = (endpoints.len() as u64 * u64::from(overprovisioning)
-                    / group.endpoints.len().max(1) as u64)
-                    .min(100);
-                let weight = u32::try_from(weight * able).unwrap_or(u32::MAX);
-                if weight > 0 {
-                    weights.push(weight);
-                    sets.push(Set::new(config.policy, endpoints));
-                }
-            }
-        }
-        if sets.is_empty() {
-            weights = vec![1];
-            let endpoints = groups.iter().flat_map(|group| taking_part(group)).collect();
-            sets = vec![Set::new(config.policy, endpoints)];
-        }
-        Self { turns: Stride::new(&weights, fastrand::u64(0..1 << 20)), sets: sets.into() }
-    }
-}
-
-impl Set {
-    fn new(policy: Policy, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        let weights: Vec<_> = endpoints.iter().map(|endpoint| endpoint.config.weight).collect();
-        let turns = Stride::new(&weights, fastrand::u64(0..1 << 20));
-        let are_equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        let sums = weights.iter().scan(0, |sum, weight| {
-            *sum += u64::from(*weight);
-            Some(*sum)
-        });
-        let sums = if are_equal { Box::default() } else { sums.collect() };
-        Self { policy, turns, sums, endpoints: endpoints.into() }
-    }
-
-    fn pick(&self) -> Option<&Arc<Endpoint>> {
-        match self.policy {
-            Policy::RoundRobin => self.endpoints.get(self.turns.take()),
-            Policy::LeastRequest { choices } => {
-                // The first wins a tie: without load each gets its share.
-                let mut best = self.draw()?;
-                for _ in 1..choices {
-                    let other = self.draw()?;
-                    if is_less_loaded(other, best) {
-                        best = other;
-                    }
-                }
-                Some(best)
-            }
-            Policy::LeastRequestOfAll => {
-                let start = self.turns.take();
-                let all = self.endpoints.iter().cycle().skip(start).take(self.endpoints.len());
-                all.reduce(|best, other| if is_less_loaded(other, best) { other } else { best })
-            }
-        }
-    }
-
-    /// Draws at random, by weight.
-    fn draw(&self) -> Option<&Arc<Endpoint>> {
-        let Some(total) = self.sums.last() else { return fastrand::choice(&*self.endpoints) };
-        let at = fastrand::u64(0..*total);
-        self.endpoints.get(self.sums.partition_point(|sum| *sum <= at))
-    }
-}
-
-fn is_less_loaded(one: &Endpoint, other: &Endpoint) -> bool {
-    let load = |endpoint: &Endpoint| u64::from(endpoint.live.requests.load(Relaxed));
-    load(one) * u64::from(other.config.weight) < load(other) * u64::from(one.config.weight)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use xds_proto::convert::Address;
 
@@ -234,14 +258,21 @@ mod tests {
 
     fn endpoint((port, weight, health): (u16, u32, Health)) -> EndpointConfig {
         let address = Address::Ip(([127, 0, 0, 1], port).into());
-        EndpointConfig { address, hostname: "".into(), weight, health }
+        EndpointConfig {
+            address,
+            hostname: "".into(),
+            weight,
+            health,
+            labels: Arc::default(),
+            check: None,
+        }
     }
 
     /// The percentage of picks by port.
     fn picks(cluster: &Cluster) -> BTreeMap<u16, u32> {
         let mut picks = BTreeMap::<u16, u32>::new();
         for _ in 0..10_000 {
-            let endpoint = cluster.pick().unwrap();
+            let endpoint = cluster.pick(&Selection::default()).unwrap();
             let Address::Ip(address) = endpoint.config.address else { unreachable!() };
             *picks.entry(address.port()).or_default() += 1;
         }
@@ -301,20 +332,20 @@ mod tests {
     #[test]
     fn nobody_healthy_is_panic_or_nobody() {
         let down: [Given<'_>; 1] = [(0, None, &[(1, 1, Health::Unhealthy)])];
-        assert!(cluster(BalancerConfig::default(), &down).pick().is_some());
+        assert!(cluster(BalancerConfig::default(), &down).pick(&Selection::default()).is_some());
         let config = BalancerConfig { panic_below_percent: 0, ..BalancerConfig::default() };
-        assert!(cluster(config, &down).pick().is_none());
-        assert!(cluster(BalancerConfig::default(), &[]).pick().is_none());
+        assert!(cluster(config, &down).pick(&Selection::default()).is_none());
+        assert!(cluster(BalancerConfig::default(), &[]).pick(&Selection::default()).is_none());
     }
 
     #[test]
     fn a_retry_goes_elsewhere_if_it_can() {
         let pair: [Given<'_>; 1] = [(0, None, &[(1, 1, UP), (2, 1, UP)])];
         let cluster = cluster(BalancerConfig::default(), &pair);
-        let tried = cluster.pick().unwrap();
-        assert!(!Arc::ptr_eq(&tried, &cluster.pick_other(&tried).unwrap()));
+        let tried = cluster.pick(&Selection::default()).unwrap();
+        assert!(!Arc::ptr_eq(&tried, &cluster.pick_other(&tried, &Selection::default()).unwrap()));
         let only = self::cluster(BalancerConfig::default(), &[(0, None, &[(1, 1, UP)])]);
-        let tried = only.pick().unwrap();
-        assert!(Arc::ptr_eq(&tried, &only.pick_other(&tried).unwrap()));
+        let tried = only.pick(&Selection::default()).unwrap();
+        assert!(Arc::ptr_eq(&tried, &only.pick_other(&tried, &Selection::default()).unwrap()));
     }
 }

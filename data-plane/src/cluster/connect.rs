@@ -17,7 +17,7 @@ use crate::cluster::protocol::{ConnectionConfig, TcpKeepalive};
 use crate::tls::client::{ClientTls, Offer};
 
 /// How to connect to an endpoint. Clusters that mean the same share it, and with it a pool.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Connector {
     pub(crate) address: Address,
     pub(crate) config: Arc<ConnectionConfig>,
@@ -25,7 +25,7 @@ pub(crate) struct Connector {
 }
 
 /// TLS with one endpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct EndpointTls {
     pub(crate) tls: Arc<ClientTls>,
     pub(crate) name: ServerName<'static>,

@@ -217,6 +217,8 @@ mod tests {
             hostname: "a.test".into(),
             weight: 3,
             health: Health::Healthy,
+            labels: Arc::default(),
+            check: None,
         };
         let group = LocalityConfig {
             locality: Locality::default(),

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use xds_proto::convert::Address;
 
+use crate::cluster::ClusterConfig;
 use crate::cluster::connect::Connector;
-use crate::cluster::live::EndpointLive;
+use crate::cluster::labels::Labels;
+use crate::cluster::live::{ClusterLive, EndpointLive, Mark};
 
 /// The endpoints of one cluster, compiled from a `ClusterLoadAssignment` or a DNS answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,14 @@ pub struct EndpointsConfig {
     pub localities: Box<[LocalityConfig]>,
     /// How much more than its share a group can bear, in percent. Envoy's default is 140.
     pub overprovisioning_percent: u32,
+}
+
+impl EndpointsConfig {
+    /// No endpoint.
+    pub(crate) fn none(name: &Arc<str>) -> Self {
+        let name = Arc::clone(name);
+        Self { name, localities: Box::default(), overprovisioning_percent: 140 }
+    }
 }
 
 /// Endpoints that lie in one place.
@@ -53,6 +63,23 @@ pub struct EndpointConfig {
     pub weight: u32,
     /// What the control plane says of its health.
     pub health: Health,
+    /// What subsets go by.
+    pub labels: Arc<Labels>,
+    /// What is special about its health checks.
+    pub check: Option<Arc<CheckTarget>>,
+}
+
+/// How the health checks of one endpoint differ from its traffic (`HealthCheckConfig`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckTarget {
+    /// It is not checked, and counts as healthy.
+    pub is_disabled: bool,
+    /// Where to check it.
+    pub address: Option<Address>,
+    /// At which port to check it.
+    pub port: Option<u16>,
+    /// The host to ask for.
+    pub hostname: Arc<str>,
 }
 
 /// Health as told by the control plane.
@@ -93,8 +120,39 @@ pub struct Endpoint {
     pub priority: u32,
     /// Counts, shared by all workers.
     pub live: Arc<EndpointLive>,
+    /// The cluster that it belongs to.
+    pub(crate) home: Arc<Home>,
     /// How to connect; its identity is the identity of a pool.
     pub(crate) connector: Arc<Connector>,
     /// Held by endpoints only: where none is left, the pool is retired.
     pub(crate) alive: Arc<()>,
+}
+
+/// What an endpoint knows of its cluster.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) config: Arc<ClusterConfig>,
+    pub(crate) live: Arc<ClusterLive>,
+}
+
+impl Endpoint {
+    /// What is known of its health: from the control plane, from checks, from its answers.
+    pub fn health(&self) -> Health {
+        match self.config.health {
+            Health::Unhealthy | Health::Draining => self.config.health,
+            Health::Healthy | Health::Degraded
+                if self.live.has(Mark::Unchecked) || self.live.has(Mark::Ejected) =>
+            {
+                Health::Unhealthy
+            }
+            Health::Healthy if self.live.has(Mark::Degraded) => Health::Degraded,
+            told @ (Health::Healthy | Health::Degraded) => told,
+        }
+    }
+
+    /// Whether it is checked.
+    pub(crate) fn is_checked(&self) -> bool {
+        let is_disabled = self.config.check.as_ref().is_some_and(|check| check.is_disabled);
+        self.home.config.check.is_some() && !is_disabled
+    }
 }

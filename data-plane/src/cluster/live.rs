@@ -1,8 +1,14 @@
 //! Counts of a cluster and its endpoints that survive a swap, and the circuit breakers over them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::time::Instant;
+
+use crate::cluster::outlier::OutlierLive;
 use crate::telemetry::stats::{ClusterStats, Limit};
 
 /// Limits of a cluster across all workers. The defaults are Envoy's.
@@ -52,8 +58,13 @@ pub struct ClusterLive {
     pub requests: AtomicU32,
     /// Retries in flight.
     pub retries: AtomicU32,
+    /// Endpoints that outlier detection has ejected.
+    pub(crate) ejected: AtomicU32,
+    /// Endpoints.
+    pub(crate) endpoints: AtomicU32,
     /// Counters for `/metrics`.
     pub stats: Arc<ClusterStats>,
+    generation: AtomicU64,
 }
 
 impl ClusterLive {
@@ -64,8 +75,21 @@ impl ClusterLive {
             pending: AtomicU32::new(0),
             requests: AtomicU32::new(0),
             retries: AtomicU32::new(0),
+            ejected: AtomicU32::new(0),
+            endpoints: AtomicU32::new(0),
             stats,
+            generation: AtomicU64::new(0),
         }
+    }
+
+    /// Which changes of health there were. Balancers that know of fewer are built anew.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Acquire)
+    }
+
+    /// The health of an endpoint changed.
+    pub(crate) fn health_changed(&self) {
+        self.generation.fetch_add(1, Release);
     }
 
     /// A place among the retries in flight, unless the breaker is open. Drop it when the retry ends.
@@ -171,7 +195,21 @@ impl Drop for EndpointSlot {
     }
 }
 
-/// What is counted of an endpoint, by all workers. Kept for as long as its cluster has the address.
+/// What is found out about the health of an endpoint, beside what the control plane says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Its last health checks failed, or none has ended yet.
+    Unchecked = 1,
+    /// It says of itself that it is degraded.
+    Degraded = 2,
+    /// Outlier detection has ejected it.
+    Ejected = 4,
+    /// The first health check has ended.
+    Known = 8,
+}
+
+/// What is counted and found out of an endpoint, by all workers. Kept for as long as its cluster
+/// has the address.
 #[derive(Debug, Default)]
 pub struct EndpointLive {
     /// Requests in flight.
@@ -182,11 +220,52 @@ pub struct EndpointLive {
     pub failures_total: AtomicU64,
     /// Open connections.
     pub connections: AtomicU32,
+    pub(crate) outlier: OutlierLive,
+    marks: AtomicU8,
+    up_since: Mutex<Option<Instant>>,
+}
+
+impl EndpointLive {
+    /// Whether a mark is set.
+    pub(crate) fn has(&self, mark: Mark) -> bool {
+        self.marks.load(Relaxed) & mark as u8 != 0
+    }
+
+    /// Sets or clears a mark; whether that changed it.
+    pub(crate) fn mark(&self, mark: Mark, is_set: bool) -> bool {
+        let bit = mark as u8;
+        let before = if is_set {
+            self.marks.fetch_or(bit, AcqRel)
+        } else {
+            self.marks.fetch_and(!bit, AcqRel)
+        };
+        (before & bit != 0) != is_set
+    }
+
+    /// Since when it may get requests: from `now` on, where nobody asked before.
+    pub(crate) fn up_since(&self, now: Instant) -> Instant {
+        *self.up_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now)
+    }
+
+    /// It may get requests from `now` on.
+    pub(crate) fn came_up(&self, now: Instant) {
+        *self.up_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_changes_once() {
+        let live = EndpointLive::default();
+        assert!(live.mark(Mark::Ejected, true));
+        assert!(!live.mark(Mark::Ejected, true));
+        assert!(live.has(Mark::Ejected) && !live.has(Mark::Unchecked));
+        assert!(live.mark(Mark::Ejected, false));
+        assert!(!live.mark(Mark::Ejected, false));
+    }
 
     fn live() -> Arc<ClusterLive> {
         Arc::new(ClusterLive::new(Arc::default()))

@@ -17,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
-use crate::cluster::Cluster;
-use crate::cluster::endpoints::Endpoint;
+use crate::cluster::endpoints::{Endpoint, Home};
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::live::{EndpointSlot, Slot};
 use crate::cluster::pool::endpoint::{Pool, Ready};
@@ -69,18 +68,17 @@ impl Pools {
     /// Why there is no response, with the request itself when not a byte of it was written.
     pub async fn send(
         &self,
-        cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
         mut request: http::Request<Body>,
     ) -> Result<http::Response<Body>, UpstreamError> {
-        let breakers = &cluster.config.breakers;
-        let Some(slot) = Slot::under(&cluster.live, Limit::Requests, breakers) else {
+        let Home { config, live } = &*endpoint.home;
+        let Some(slot) = Slot::under(live, Limit::Requests, &config.breakers) else {
             return Err(UpstreamError::new(UpstreamFailure::Overflow, Some(request), None));
         };
         let mut in_flight = Some((slot, EndpointSlot::new(&endpoint.live)));
         let pool = self.pool(endpoint, offer(endpoint.connector.config.protocol, &request));
         for _ in 0..STALE_MAX {
-            match attempt(&pool, cluster, endpoint, &mut in_flight, request).await {
+            match attempt(&pool, endpoint, &mut in_flight, request).await {
                 // The connection was gone before it took the request: not even a retry.
                 Err(UpstreamError {
                     reason: UpstreamFailure::ReusedClosed,
@@ -128,12 +126,11 @@ impl Pools {
 
 async fn attempt(
     pool: &Rc<Pool>,
-    cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     in_flight: &mut Option<Occupied>,
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, UpstreamError> {
-    match pool.acquire(cluster, endpoint).await {
+    match pool.acquire(endpoint).await {
         Ok(Ready::Http1(connection)) => {
             http1::send(Rc::clone(pool), connection, in_flight, request).await
         }
@@ -202,7 +199,7 @@ mod tests {
     fn over_http2(breakers: Breakers) -> Settings {
         let connection =
             ConnectionConfig { protocol: UpstreamProtocol::Http2, ..ConnectionConfig::default() };
-        Settings { connection, breakers, tls: None }
+        Settings { connection, breakers, ..Settings::default() }
     }
 
     #[tokio::test]

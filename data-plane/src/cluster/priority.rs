@@ -6,6 +6,8 @@ pub(crate) struct Census {
     pub(crate) healthy: usize,
     pub(crate) degraded: usize,
     pub(crate) total: usize,
+    /// How much more than its share it can bear, in percent.
+    pub(crate) overprovisioning: u32,
 }
 
 /// Which endpoints of a priority take a share.
@@ -31,13 +33,13 @@ pub(crate) struct Share {
 /// The next ones take the rest; then the degraded endpoints. When all together cannot bear it, the
 /// shares grow to 100, and a priority whose healthy part is below the panic threshold uses all it
 /// has.
-pub(crate) fn split(census: &[Census], overprovisioning: u32, panic_below: u32) -> Vec<Share> {
-    let part = |count: usize, total: usize| match total {
+pub(crate) fn split(census: &[Census], panic_below: u32) -> Vec<Share> {
+    let part = |census: &Census, count: usize| match census.total {
         0 => 0,
-        total => percent(count.saturating_mul(overprovisioning as usize) / total),
+        total => percent(count.saturating_mul(census.overprovisioning as usize) / total),
     };
-    let healthy = census.iter().map(|c| part(c.healthy, c.total));
-    let degraded = census.iter().map(|c| part(c.degraded, c.total));
+    let healthy = census.iter().map(|c| part(c, c.healthy));
+    let degraded = census.iter().map(|c| part(c, c.degraded));
     let sum = percent(healthy.clone().chain(degraded.clone()).map(|part| part as usize).sum());
     if sum == 0 {
         return hopeless(census, panic_below);
@@ -96,9 +98,10 @@ mod tests {
                 healthy: *healthy,
                 degraded: *degraded,
                 total: *total,
+                overprovisioning: 140,
             })
             .collect();
-        let shares = split(&census, 140, 50);
+        let shares = split(&census, 50);
         shares.iter().map(|share| (share.priority, share.who, share.percent)).collect()
     }
 
@@ -135,7 +138,7 @@ mod tests {
 
     #[test]
     fn without_panic_nobody_is_nobody() {
-        assert_eq!(split(&[Census { healthy: 0, degraded: 0, total: 3 }], 140, 0), []);
+        assert_eq!(split(&[Census { total: 3, ..Census::default() }], 0), []);
         assert_eq!(shares(&[]), []);
     }
 }

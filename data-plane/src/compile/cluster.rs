@@ -2,6 +2,8 @@
 
 mod connection;
 mod discovery;
+mod health;
+mod outlier;
 mod policy;
 
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use xds_proto::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use xds_proto::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget as ProtoBudget;
 use xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
-use xds_proto::envoy::config::core::v3::{RoutingPriority, TransportSocket};
+use xds_proto::envoy::config::core::v3::{HealthCheck, RoutingPriority, TransportSocket};
 use xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use xds_proto::envoy::r#type::v3::Percent;
@@ -19,9 +21,10 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 use xds_proto::google::protobuf::{Any, UInt32Value};
 
-use crate::cluster::ClusterConfig;
+use crate::cluster::health::CheckConfig;
 use crate::cluster::live::{Breakers, RetryBudget};
 use crate::cluster::protocol::UpstreamProtocol;
+use crate::cluster::{ClusterConfig, Discovery};
 use crate::compile::cluster::connection::ConnectionFields;
 use crate::compile::cluster::discovery::DiscoveryFields;
 use crate::compile::cluster::policy::PolicyFields;
@@ -41,6 +44,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         connect_timeout, typed_extension_protocol_options, max_requests_per_connection,
         common_http_protocol_options, http_protocol_options, http2_protocol_options,
         protocol_selection, upstream_connection_options, transport_socket, circuit_breakers,
+        lb_subset_config, health_checks, outlier_detection,
     ],
     ignore: [
         // Metrics go by the cluster's name.
@@ -53,16 +57,16 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         respect_dns_ttl, use_tcp_for_dns_lookups,
         // Only for types of cluster that are refused.
         cleanup_interval,
-        // About health checks, which are refused.
-        close_connections_on_host_health_failure, ignore_health_on_host_removal,
+        // What the control plane removes is gone, whatever its health.
+        ignore_health_on_host_removal,
         // Load reports: nobody waits for them.
         lrs_server, lrs_report_endpoint_metrics,
         metadata,
     ],
     refuse: [
-        transport_socket_matches, transport_socket_matcher, health_checks, outlier_detection,
-        upstream_http_protocol_options, dns_resolvers, dns_resolution_config,
-        typed_dns_resolver_config, upstream_bind_config, lb_subset_config, filters,
+        transport_socket_matches, transport_socket_matcher,
+        close_connections_on_host_health_failure, upstream_http_protocol_options, dns_resolvers, dns_resolution_config,
+        typed_dns_resolver_config, upstream_bind_config, filters,
         upstream_config, connection_pool_per_downstream_connection, queuing_policies,
     ]);
     let name: Arc<str> = required_text(name, "name")?.into();
@@ -83,7 +87,10 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         config: lb_config,
         policies: load_balancing_policy,
         common: common_lb_config,
+        subset: lb_subset_config,
+        is_provided: matches!(discovery, Discovery::Aggregate(_)),
     })?;
+    let outlier = outlier_detection.map(outlier::compile).transpose().at("outlier_detection")?;
     let connection = connection::compile(ConnectionFields {
         timeout: connect_timeout,
         typed: typed_extension_protocol_options,
@@ -94,12 +101,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         selection: protocol_selection,
         options: upstream_connection_options,
     })?;
-    let tls = transport_socket.map(socket).transpose().at("transport_socket")?.flatten();
-    if tls.is_none() && connection.protocol == UpstreamProtocol::Auto {
-        return Err(FieldError::invalid("auto_config needs TLS, since ALPN decides"))
-            .at("transport_socket");
-    }
-    let breakers = circuit_breakers.map(breakers).transpose().at("circuit_breakers")?;
+    let tls = tls_of(transport_socket, connection.protocol).at("transport_socket")?;
     Ok(ClusterConfig {
         secret_names: tls.iter().flat_map(ClientTlsConfig::secret_names).map(Arc::clone).collect(),
         name,
@@ -107,8 +109,29 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         balancer,
         connection: Arc::new(connection),
         tls,
-        breakers: breakers.unwrap_or_default(),
+        breakers: breakers(circuit_breakers).at("circuit_breakers")?,
+        check: check(health_checks)?,
+        outlier,
     })
+}
+
+/// Envoy takes no more than one either.
+fn check(messages: Vec<HealthCheck>) -> Result<Option<Arc<CheckConfig>>, FieldError> {
+    if messages.len() > 1 {
+        return Err(FieldError::invalid("only one is supported")).at_index(1).at("health_checks");
+    }
+    Ok(each(messages, "health_checks", health::compile)?.pop().map(Arc::new))
+}
+
+fn tls_of(
+    message: Option<TransportSocket>,
+    protocol: UpstreamProtocol,
+) -> Result<Option<ClientTlsConfig>, FieldError> {
+    let tls = message.map(socket).transpose()?.flatten();
+    if tls.is_none() && protocol == UpstreamProtocol::Auto {
+        return Err(FieldError::invalid("auto_config needs TLS, since ALPN decides"));
+    }
+    Ok(tls)
 }
 
 fn socket(message: TransportSocket) -> Result<Option<ClientTlsConfig>, FieldError> {
@@ -128,7 +151,8 @@ fn socket(message: TransportSocket) -> Result<Option<ClientTlsConfig>, FieldErro
     compiled.at("typed_config")
 }
 
-fn breakers(message: CircuitBreakers) -> Result<Breakers, FieldError> {
+fn breakers(message: Option<CircuitBreakers>) -> Result<Breakers, FieldError> {
+    let Some(message) = message else { return Ok(Breakers::default()) };
     fields!(message: CircuitBreakers,
         read: [thresholds], ignore: [], refuse: [per_host_thresholds]);
     let thresholds = each(thresholds, "thresholds", limits)?;
@@ -192,7 +216,6 @@ mod tests {
     use xds_proto::json::from_yaml;
 
     use super::*;
-    use crate::cluster::Discovery;
     use crate::cluster::balancer::{BalancerConfig, Policy};
     use crate::cluster::dns::Family;
     use crate::cluster::failure::UpstreamFailure;
@@ -216,7 +239,7 @@ mod tests {
     fn what_is_unset_means_what_it_means_to_envoy() {
         let config = compiled("{name: c}").unwrap();
         assert!(matches!(&config.discovery, Discovery::Static(none) if none.localities.is_empty()));
-        assert_eq!(config.balancer, BalancerConfig::default());
+        assert_eq!(config.balancer.policy, BalancerConfig::default().policy);
         assert_eq!(*config.connection, ConnectionConfig::default());
         assert_eq!(config.breakers, Breakers::default());
         assert!(config.tls.is_none());
@@ -284,7 +307,7 @@ mod tests {
         let policy =
             |typed: &str| format!("{{typed_extension_config: {{name: n, typed_config: {typed}}}}}");
         let round_robin = policy(&packed("load_balancing_policies.round_robin.v3.RoundRobin", ""));
-        let maglev = policy(&packed("load_balancing_policies.maglev.v3.Maglev", ""));
+        let unknown = policy(&packed("load_balancing_policies.pick_first.v3.PickFirst", ""));
         let wrr = policy(&packed(
             "load_balancing_policies.wrr_locality.v3.WrrLocality",
             &format!(", endpoint_picking_policy: {{policies: [{round_robin}]}}"),
@@ -292,7 +315,7 @@ mod tests {
         let with = |policies: &str| {
             compiled(&format!("{{name: c, load_balancing_policy: {{policies: [{policies}]}}}}"))
         };
-        let config = with(&format!("{maglev}, {round_robin}")).unwrap();
+        let config = with(&format!("{unknown}, {round_robin}")).unwrap();
         assert_eq!(
             (config.balancer.policy, config.balancer.by_locality),
             (Policy::RoundRobin, false)
@@ -303,7 +326,7 @@ mod tests {
             (Policy::RoundRobin, true)
         );
         let error = "load_balancing_policy.policies: none is supported: n";
-        assert_eq!(with(&maglev).unwrap_err(), error);
+        assert_eq!(with(&unknown).unwrap_err(), error);
     }
 
     #[test]
@@ -353,9 +376,11 @@ mod tests {
             ("{name: c, type: ORIGINAL_DST}", "type: not supported"),
             ("{name: c, type: STRICT_DNS}", "load_assignment: required"),
             ("{name: c, connect_timeout: 0s}", "connect_timeout: must be more than 0"),
-            ("{name: c, lb_policy: RING_HASH}", "lb_policy: RING_HASH is not supported"),
-            ("{name: c, health_checks: [{}]}", "health_checks: not supported"),
-            ("{name: c, outlier_detection: {}}", "outlier_detection: not supported"),
+            ("{name: c, health_checks: [{}]}", "health_checks[0].interval: required"),
+            (
+                "{name: c, lb_policy: CLUSTER_PROVIDED}",
+                "lb_policy: CLUSTER_PROVIDED needs a type of cluster that provides one",
+            ),
             (
                 "{name: c, lb_policy: LEAST_REQUEST, least_request_lb_config: {choice_count: 1}}",
                 "least_request_lb_config.choice_count: must be at least 2",

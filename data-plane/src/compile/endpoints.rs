@@ -8,15 +8,17 @@ use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use xds_proto::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, endpoint::HealthCheckConfig,
 };
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 use xds_proto::google::protobuf::UInt32Value;
 
 use crate::cluster::endpoints::{
-    EndpointConfig, EndpointsConfig, Health, Locality, LocalityConfig,
+    CheckTarget, EndpointConfig, EndpointsConfig, Health, Locality, LocalityConfig,
 };
+
+use crate::compile::labels::of_metadata;
 
 /// Envoy's limit.
 const PRIORITY_MAX: u32 = 128;
@@ -115,19 +117,19 @@ fn weight(message: Option<&UInt32Value>) -> Result<Option<u32>, FieldError> {
 
 fn endpoint(message: LbEndpoint, names: Names) -> Result<EndpointConfig, FieldError> {
     fields!(message: LbEndpoint,
-        read: [health_status, load_balancing_weight, host_identifier],
-        // Read by subset balancing and by transport socket matches, which are refused.
-        ignore: [metadata],
+        read: [health_status, load_balancing_weight, host_identifier, metadata],
+        ignore: [],
         refuse: []);
     let weight = weight(load_balancing_weight.as_ref())?.unwrap_or(1);
     let health = health(health_status).at("health_status")?;
-    let (address, hostname) = match required(host_identifier, "endpoint")? {
+    let (address, hostname, check) = match required(host_identifier, "endpoint")? {
         HostIdentifier::Endpoint(host) => place(host, names).at("endpoint")?,
         HostIdentifier::EndpointName(_) => {
             return Err(FieldError::unsupported()).at("endpoint_name");
         }
     };
-    Ok(EndpointConfig { address, hostname, weight, health })
+    let labels = Arc::new(metadata.map(of_metadata).unwrap_or_default());
+    Ok(EndpointConfig { address, hostname, weight, health, labels, check })
 }
 
 fn health(status: i32) -> Result<Health, FieldError> {
@@ -140,12 +142,16 @@ fn health(status: i32) -> Result<Health, FieldError> {
     }
 }
 
-fn place(message: Endpoint, names: Names) -> Result<(Address, Arc<str>), FieldError> {
+/// Where an endpoint is, what it is called, and what is special about its health checks.
+type Place = (Address, Arc<str>, Option<Arc<CheckTarget>>);
+
+fn place(message: Endpoint, names: Names) -> Result<Place, FieldError> {
     fields!(message: Endpoint,
-        read: [address, hostname],
-        // `health_check_config` is for health checks, which clusters refuse.
-        ignore: [health_check_config, observability_name],
+        read: [address, hostname, health_check_config],
+        ignore: [observability_name],
         refuse: [additional_addresses]);
+    let check = health_check_config.map(check_target).transpose().at("health_check_config")?;
+    let check = check.filter(|check| *check != CheckTarget::default()).map(Arc::new);
     let address = convert::address(address)?;
     match &address {
         Address::Name(name, _) if names == Names::Refused => Err(FieldError::invalid(format!(
@@ -158,10 +164,28 @@ fn place(message: Endpoint, names: Names) -> Result<(Address, Arc<str>), FieldEr
         // The name is what `auto_host_rewrite` and `auto_host_sni` go by.
         Address::Name(name, _) if hostname.is_empty() => {
             let hostname = name.as_str().into();
-            Ok((address, hostname))
+            Ok((address, hostname, check))
         }
-        Address::Name(..) | Address::Ip(_) | Address::Pipe(_) => Ok((address, hostname.into())),
+        Address::Name(..) | Address::Ip(_) | Address::Pipe(_) => {
+            Ok((address, hostname.into(), check))
+        }
     }
+}
+
+fn check_target(message: HealthCheckConfig) -> Result<CheckTarget, FieldError> {
+    fields!(message: HealthCheckConfig,
+        read: [port_value, hostname, address, disable_active_health_check],
+        ignore: [],
+        refuse: []);
+    let port = u16::try_from(port_value)
+        .map_err(|_| FieldError::invalid("must be at most 65535"))
+        .at("port_value")?;
+    Ok(CheckTarget {
+        is_disabled: disable_active_health_check,
+        address: address.map(|address| convert::address(Some(address))).transpose()?,
+        port: (port > 0).then_some(port),
+        hostname: hostname.into(),
+    })
 }
 
 #[cfg(test)]

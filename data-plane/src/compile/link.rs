@@ -20,6 +20,9 @@ use crate::telemetry::Registry;
 use crate::tls::SecretError;
 use crate::tls::secret::Secrets;
 
+/// Aggregates may be in aggregates, but not for ever.
+const AGGREGATES_DEEP: usize = 16;
+
 /// A snapshot, and what it lacks.
 #[derive(Debug)]
 pub struct Linked {
@@ -36,12 +39,14 @@ pub fn link(tables: &Tables, previous: &Snapshot, registry: &Registry) -> Linked
         .iter()
         .map(|(name, secret)| (Arc::clone(name), Arc::clone(secret)))
         .collect();
-    let mut linker = Linker { tables, previous, registry, secrets, waiting: Vec::new() };
+    let (waiting, warming) = (Vec::new(), HashMap::new());
+    let mut linker = Linker { tables, previous, registry, secrets, waiting, warming };
     let clusters = linker.clusters();
     let routes = linker.routes(&clusters);
     let listeners = linker.listeners(&clusters, &routes);
-    let snapshot = Snapshot { listeners, routes, clusters, version: tables.version() };
-    Linked { snapshot, waiting: linker.waiting }
+    let Linker { waiting, warming, .. } = linker;
+    let snapshot = Snapshot { listeners, routes, clusters, warming, version: tables.version() };
+    Linked { snapshot, waiting }
 }
 
 type ByName<T> = HashMap<Arc<str>, Arc<T>>;
@@ -52,29 +57,70 @@ struct Linker<'a> {
     registry: &'a Registry,
     secrets: Secrets,
     waiting: Vec<Waiting>,
+    warming: ByName<Cluster>,
 }
 
 impl Linker<'_> {
     fn clusters(&mut self) -> ByName<Cluster> {
         let mut linked = HashMap::new();
         for (name, config) in self.tables.clusters.iter() {
-            let previous = self.previous.clusters.get(name);
+            if matches!(config.discovery, Discovery::Aggregate(_)) {
+                continue;
+            }
+            let serving = self.previous.clusters.get(name);
+            let previous = serving.or_else(|| self.previous.warming.get(name));
             let cluster = self.endpoints(config).and_then(|endpoints| {
                 let config = Arc::clone(config);
                 Cluster::link(config, endpoints, &self.secrets, previous, self.registry)
                     .map_err(|error| secret_waits(name, error))
             });
             match cluster {
+                Ok(cluster) if serving.is_none() && self.must_warm(&cluster) => {
+                    self.warming.insert(Arc::clone(name), cluster);
+                }
                 Ok(cluster) => drop(linked.insert(Arc::clone(name), cluster)),
                 Err(waiting) => {
                     self.waits(waiting);
-                    if let Some(previous) = previous {
-                        linked.insert(Arc::clone(name), Arc::clone(previous));
+                    if let Some(serving) = serving {
+                        linked.insert(Arc::clone(name), Arc::clone(serving));
                     }
                 }
             }
         }
+        for (name, _) in self.tables.clusters.iter() {
+            self.aggregate(name, &mut linked, 0);
+        }
         linked
+    }
+
+    /// Whether a new cluster is not used yet, since nobody knows whether its endpoints are up.
+    fn must_warm(&mut self, cluster: &Cluster) -> bool {
+        let name = &cluster.config.name;
+        let waiting =
+            Waiting { user: Arc::clone(name), kind: ResourceType::Cluster, name: Arc::clone(name) };
+        if cluster.is_checked() || self.tables.given_up.contains(&waiting) {
+            return false;
+        }
+        self.waits(waiting);
+        true
+    }
+
+    /// Links an aggregate, and before it the aggregates that it has in it. A cluster that is not
+    /// there, or that has this one in it, is left out, as in Envoy.
+    fn aggregate(&self, name: &Arc<str>, linked: &mut ByName<Cluster>, depth: usize) {
+        let Some(config) = self.tables.clusters.get(name) else { return };
+        let Discovery::Aggregate(members) = &config.discovery else { return };
+        if linked.contains_key(name) || depth > AGGREGATES_DEEP {
+            return;
+        }
+        let mut found = Vec::new();
+        for member in members {
+            self.aggregate(member, linked, depth + 1);
+            found.extend(linked.get(member).map(Arc::clone));
+        }
+        let previous = self.previous.clusters.get(name);
+        let cluster = Cluster::aggregate(Arc::clone(config), found, previous, self.registry);
+        linked.insert(Arc::clone(name), cluster);
     }
 
     fn endpoints(&self, config: &ClusterConfig) -> Result<Arc<EndpointsConfig>, Waiting> {
@@ -84,6 +130,7 @@ impl Linker<'_> {
                 (self.tables.endpoints.get(service_name), service_name)
             }
             Discovery::Dns(_) => (self.tables.resolved.get(&config.name), &config.name),
+            Discovery::Aggregate(_) => return Ok(Arc::new(EndpointsConfig::none(&config.name))),
         };
         if let Some(found) = found {
             return Ok(Arc::clone(found));
@@ -100,11 +147,7 @@ impl Linker<'_> {
         let previous = self.previous.clusters.get(&config.name);
         Ok(match previous {
             Some(previous) => Arc::clone(&previous.endpoints_config),
-            None => Arc::new(EndpointsConfig {
-                name: Arc::clone(name),
-                localities: Box::default(),
-                overprovisioning_percent: 140,
-            }),
+            None => Arc::new(EndpointsConfig::none(name)),
         })
     }
 
@@ -296,6 +339,7 @@ fn secret_waits(user: &Arc<str>, error: SecretError) -> Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::balancer::Selection;
     use crate::compile::sample;
 
     /// Tables, and what was linked last.
@@ -349,7 +393,7 @@ mod tests {
         proxy.link();
         proxy.give_up();
         assert!(proxy.link().is_empty());
-        assert!(proxy.snapshot.clusters["a"].pick().is_none());
+        assert!(proxy.snapshot.clusters["a"].pick(&Selection::default()).is_none());
     }
 
     #[test]

@@ -3,23 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::time::Instant;
 
 use super::deadline::{Expired, Limits};
 use super::exchange::{Exchange, path_of};
 use super::reply::{Local, is_grpc};
+use super::selection::{choose, hash_view, observed, select};
 use crate::body::{Body, Deadlines, Ended};
 use crate::cluster::Cluster;
+use crate::cluster::balancer::Selection;
 use crate::cluster::endpoints::Endpoint;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::live::Slot;
+use crate::cluster::outlier::observe;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::matcher::header::HeaderView;
 use crate::route::Found;
-use crate::route::action::{ClusterChoice, Forward, WeightedCluster};
+use crate::route::action::{Forward, WeightedCluster};
 use crate::route::retry::{Failure, Outcome, RetryPolicy};
 use crate::telemetry::stats::UpstreamFailureKind;
 use crate::telemetry::why::Why;
@@ -52,36 +55,26 @@ pub(super) async fn forward(
     plan: Plan<'_>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Local> {
-    let (cluster, picked) = choose(&plan, request.headers());
+    let view = hash_view(exchange, &request);
+    let (cluster, picked) = choose(&plan, &view);
     let no_cluster = || Local::with_status(Why::NoCluster, plan.forward.cluster_not_found);
     let cluster = Arc::clone(cluster.ok_or_else(no_cluster)?);
+    let mut cookies = Vec::new();
+    let selection = select(&plan, &cluster, (picked, &view), &mut cookies);
     exchange.cluster = Some(Arc::clone(&cluster));
-    let endpoint = cluster.pick().ok_or_else(|| Local::new(Why::NoHealthyEndpoint))?;
+    let endpoint = cluster.pick(&selection).ok_or_else(|| Local::new(Why::NoHealthyEndpoint))?;
     let (mut head, body) = request.into_parts();
     let limits = limits(&plan, &head);
     prepare(exchange, &plan, picked, (&mut head, &limits));
     exchange.note_sent(&head);
     let has_no_body = body.is_empty();
-    let mut tries = Tries { exchange, plan, cluster, limits, has_no_body, retries: 0, slot: None };
-    let response = tries.run(Request::from_parts(head, body), endpoint).await?;
-    Ok(finish(exchange, &plan, picked, (response, &limits)))
-}
-
-fn choose<'a>(
-    plan: &Plan<'a>,
-    headers: &http::HeaderMap,
-) -> (Option<&'a Arc<Cluster>>, Option<&'a WeightedCluster>) {
-    let routes = &plan.chain.routes;
-    match &plan.forward.cluster {
-        ClusterChoice::One(index) => (routes.cluster(*index), None),
-        ClusterChoice::Weighted(clusters) => {
-            let picked = clusters.pick(plan.random);
-            (picked.and_then(|picked| routes.cluster(picked.index)), picked)
-        }
-        ClusterChoice::Header(name) => {
-            (headers.get(name).and_then(|value| routes.named(value)), None)
-        }
+    let mut tries =
+        Tries { exchange, plan, cluster, selection, limits, has_no_body, retries: 0, slot: None };
+    let mut response = tries.run(Request::from_parts(head, body), endpoint).await?;
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
     }
+    Ok(finish(exchange, &plan, picked, (response, &limits)))
 }
 
 fn limits(plan: &Plan<'_>, head: &request::Parts) -> Limits {
@@ -169,6 +162,7 @@ struct Tries<'e, 'p> {
     exchange: &'e mut Exchange,
     plan: Plan<'p>,
     cluster: Arc<Cluster>,
+    selection: Selection<'p>,
     limits: Limits,
     /// Then the request can be sent again even when it is gone.
     has_no_body: bool,
@@ -208,7 +202,7 @@ impl Tries<'_, '_> {
                     self.retries += 1;
                     self.slot = slot;
                     self.back_off().await?;
-                    let other = self.cluster.pick_other(&endpoint);
+                    let other = self.cluster.pick_other(&endpoint, &self.selection);
                     endpoint = other.ok_or_else(|| Local::new(Why::NoHealthyEndpoint))?;
                     request = again;
                 }
@@ -280,7 +274,7 @@ impl Tries<'_, '_> {
 
     /// Whether the request may be sent once more without being asked: nobody can have acted on it.
     fn is_safe(&self, miss: &Miss) -> bool {
-        let has_other = self.cluster.endpoints.len() > 1;
+        let has_other = self.cluster.has_several_endpoints();
         let is_connect = miss.failure == Failure::Connect;
         self.retries == 0
             && miss.is_unprocessed
@@ -326,9 +320,12 @@ impl Tries<'_, '_> {
         self.exchange.attempts += 1;
         let request = self.address(endpoint, request);
         let pools = self.exchange.connection.worker().pools.clone();
-        let sent = self.hold(started, pools.send(&self.cluster, endpoint, request)).await;
+        let sent = self.hold(started, pools.send(endpoint, request)).await;
         let took = started.elapsed();
         self.exchange.upstream_wait += took;
+        if let Some(observed) = observed(&sent) {
+            observe(endpoint, observed);
+        }
         let sent = match sent {
             Ok(Ok(response)) => self.check(response).map_err(Some),
             Ok(Err(error)) => Err(Some(self.miss(error)?)),

@@ -11,7 +11,9 @@ use super::RequestView;
 use super::redirect::Redirect;
 use super::retry::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite};
+use crate::cluster::labels::Labels;
 use crate::format::mutation::HeaderMutations;
+use crate::matcher::hash::HashPolicy;
 
 /// The action of a route (`Route.action`).
 #[derive(Debug)]
@@ -52,6 +54,10 @@ pub struct Forward {
     pub path_rewrite: Option<PathRewrite>,
     /// A new host (`host_rewrite_specifier`).
     pub host_rewrite: Option<HostRewrite>,
+    /// The metadata that an endpoint must have (`metadata_match`); empty: whatever it has.
+    pub labels: Labels,
+    /// What requests are hashed by (`hash_policy`).
+    pub hash_policy: HashPolicy,
     /// Whether the old host goes into `x-forwarded-host` (`append_x_forwarded_host`).
     pub append_x_forwarded_host: bool,
 }
@@ -122,8 +128,21 @@ pub enum ClusterChoice {
 /// Clusters that share the requests of a route by weight (`weighted_clusters`).
 #[derive(Debug)]
 pub struct WeightedClusters {
+    /// Whose number decides.
+    pub draw: Draw,
     clusters: Box<[WeightedCluster]>,
     total: u64,
+}
+
+/// What number decides on a cluster (`random_value_specifier`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Draw {
+    /// A random one.
+    Random,
+    /// The hash of the request, where it has one (`use_hash_policy`).
+    Hash,
+    /// The one in this header, where it has one (`header_name`).
+    Header(HeaderName),
 }
 
 /// One of [`WeightedClusters`].
@@ -135,18 +154,20 @@ pub struct WeightedCluster {
     pub weight: u32,
     /// A host for requests that go there (`host_rewrite_literal`).
     pub host_rewrite: Option<HeaderValue>,
+    /// The metadata that an endpoint must have, the route's included (`metadata_match`).
+    pub labels: Option<Labels>,
     pub(crate) request: HeaderMutations,
     pub(crate) response: HeaderMutations,
 }
 
 impl WeightedClusters {
     /// Clusters with a total weight above zero; none otherwise.
-    pub fn new(clusters: Vec<WeightedCluster>) -> Option<Self> {
+    pub fn new(clusters: Vec<WeightedCluster>, draw: Draw) -> Option<Self> {
         let total = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
-        (total > 0).then(|| Self { clusters: clusters.into(), total })
+        (total > 0).then(|| Self { draw, clusters: clusters.into(), total })
     }
 
-    /// The cluster a random number falls on.
+    /// The cluster a number falls on.
     pub fn pick(&self, random: u64) -> Option<&WeightedCluster> {
         let mut left = random % self.total;
         self.clusters.iter().find(|cluster| match left.checked_sub(cluster.weight.into()) {
@@ -202,10 +223,12 @@ mod tests {
             index: ClusterIndex(index.try_into().unwrap()),
             weight: *weight,
             host_rewrite: None,
+            labels: None,
             request: HeaderMutations::default(),
             response: HeaderMutations::default(),
         };
-        WeightedClusters::new(weights.iter().enumerate().map(cluster).collect())
+        let clusters = weights.iter().enumerate().map(cluster).collect();
+        WeightedClusters::new(clusters, Draw::Random)
     }
 
     #[test]

@@ -11,9 +11,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::cluster::Cluster;
 use crate::cluster::connect::{ConnectError, Connector, Stream};
-use crate::cluster::endpoints::Endpoint;
+use crate::cluster::endpoints::{Endpoint, Home};
 use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::live::{ClusterLive, EndpointLive, Slot};
 use crate::cluster::pool::http1::{self, Http1};
@@ -99,26 +98,23 @@ impl Pool {
     }
 
     /// A connection for a request: an idle one, a share of one, or one made for it.
-    pub(super) async fn acquire(
-        self: &Rc<Self>,
-        cluster: &Cluster,
-        endpoint: &Endpoint,
-    ) -> Result<Ready, Refusal> {
+    pub(super) async fn acquire(self: &Rc<Self>, endpoint: &Endpoint) -> Result<Ready, Refusal> {
+        let home = &*endpoint.home;
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
-        let breakers = &cluster.config.breakers;
-        let Some(_pending) = Slot::under(&cluster.live, Limit::Pending, breakers) else {
+        let breakers = &home.config.breakers;
+        let Some(_pending) = Slot::under(&home.live, Limit::Pending, breakers) else {
             return Err(Refusal { reason: UpstreamFailure::Overflow, source: None });
         };
         loop {
-            let turn = match self.permit(cluster) {
+            let turn = match self.permit(home) {
                 Some(permit) => Turn::Connect(permit),
                 None => self.wait().await.unwrap_or(Turn::Again),
             };
             match turn {
                 Turn::Use(ready) => return Ok(ready),
-                Turn::Connect(permit) => return self.connect(permit, cluster, endpoint).await,
+                Turn::Connect(permit) => return self.connect(permit, endpoint).await,
                 Turn::Failed(reason, kind) => {
                     return Err(Refusal { reason, source: Some(kind.into()) });
                 }
@@ -151,15 +147,15 @@ impl Pool {
 
     /// The right to open a connection, unless it is better to wait for one in the making, or the
     /// limit is reached and there is one to wait for.
-    fn permit(self: &Rc<Self>, cluster: &Cluster) -> Option<Permit> {
+    fn permit(self: &Rc<Self>, home: &Home) -> Option<Permit> {
         let mut state = self.state.borrow_mut();
         if self.offer != Offer::Http1 && state.in_making > 0 && !state.speaks_http1 {
             return None;
         }
-        let slot = Slot::under(&cluster.live, Limit::Connections, &cluster.config.breakers);
+        let slot = Slot::under(&home.live, Limit::Connections, &home.config.breakers);
         let slot = match slot {
             None if state.open > 0 => return None,
-            None => Slot::beyond(&cluster.live, Limit::Connections),
+            None => Slot::beyond(&home.live, Limit::Connections),
             Some(slot) => slot,
         };
         state.open += 1;
@@ -179,13 +175,12 @@ impl Pool {
     async fn connect(
         self: &Rc<Self>,
         permit: Permit,
-        cluster: &Cluster,
         endpoint: &Endpoint,
     ) -> Result<Ready, Refusal> {
         let in_making = InMaking::new(self);
         match self.connector.connect(self.offer).await {
             Ok(stream) => {
-                let permit = permit.counted(&cluster.live, &endpoint.live);
+                let permit = permit.counted(&endpoint.home.live, &endpoint.live);
                 let made = self.open(stream, permit).await;
                 drop(in_making);
                 self.settle(matches!(made, Ok(Ready::Http2(_))));

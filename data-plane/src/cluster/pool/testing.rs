@@ -21,12 +21,14 @@ use tokio_util::task::TaskTracker;
 use xds_proto::convert::Address;
 
 use crate::body::Body;
-use crate::cluster::balancer::BalancerConfig;
+use crate::cluster::balancer::{BalancerConfig, Selection};
 use crate::cluster::endpoints::{
     EndpointConfig, EndpointsConfig, Health, Locality, LocalityConfig,
 };
 use crate::cluster::failure::UpstreamError;
+use crate::cluster::health::CheckConfig;
 use crate::cluster::live::Breakers;
+use crate::cluster::outlier::OutlierConfig;
 use crate::cluster::pool::Pools;
 use crate::cluster::protocol::ConnectionConfig;
 use crate::cluster::{Cluster, ClusterConfig, Discovery};
@@ -217,6 +219,8 @@ pub(crate) struct Settings {
     pub(crate) connection: ConnectionConfig,
     pub(crate) breakers: Breakers,
     pub(crate) tls: Option<ClientTlsConfig>,
+    pub(crate) outlier: Option<OutlierConfig>,
+    pub(crate) check: Option<CheckConfig>,
 }
 
 /// Endpoints at these addresses.
@@ -226,6 +230,8 @@ pub(crate) fn endpoints(addresses: &[Address]) -> Arc<EndpointsConfig> {
         hostname: "".into(),
         weight: 1,
         health: Health::Healthy,
+        labels: Arc::default(),
+        check: None,
     });
     let group = LocalityConfig {
         locality: Locality::default(),
@@ -248,6 +254,8 @@ fn config(endpoints: &Arc<EndpointsConfig>, settings: Settings) -> ClusterConfig
         connection: Arc::new(settings.connection),
         tls: settings.tls,
         breakers: settings.breakers,
+        check: settings.check.map(Arc::new),
+        outlier: settings.outlier,
         secret_names: Box::default(),
     }
 }
@@ -256,6 +264,13 @@ fn config(endpoints: &Arc<EndpointsConfig>, settings: Settings) -> ClusterConfig
 pub(crate) fn of_config(balancer: BalancerConfig, endpoints: Arc<EndpointsConfig>) -> Arc<Cluster> {
     let config = ClusterConfig { balancer, ..config(&endpoints, Settings::default()) };
     Client::linked(config, endpoints).cluster
+}
+
+/// A cluster of so many endpoints, which nobody talks to.
+pub(crate) fn of_settings(count: u16, settings: Settings) -> Arc<Cluster> {
+    let addresses: Vec<_> =
+        (1..=count).map(|port| Address::Ip(([127, 0, 0, 1], port).into())).collect();
+    Client::of(endpoints(&addresses), settings).cluster
 }
 
 impl Client {
@@ -288,8 +303,8 @@ impl Client {
         &self,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, UpstreamError> {
-        let endpoint = self.cluster.pick().unwrap();
-        self.pools.send(&self.cluster, &endpoint, request).await
+        let endpoint = self.cluster.pick(&Selection::default()).unwrap();
+        self.pools.send(&endpoint, request).await
     }
 
     /// Gets a path and reads the response.

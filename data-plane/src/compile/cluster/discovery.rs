@@ -10,6 +10,7 @@ use xds_proto::envoy::config::cluster::v3::cluster::{
     RefreshRate,
 };
 use xds_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use xds_proto::envoy::extensions::clusters::aggregate::v3::ClusterConfig as AggregateCluster;
 use xds_proto::envoy::extensions::clusters::dns::v3::DnsCluster;
 use xds_proto::envoy::extensions::clusters::dns::v3::dns_cluster::RefreshRate as DnsRefreshRate;
 use xds_proto::field::{At, FieldError, required};
@@ -47,11 +48,7 @@ pub(super) fn compile(name: &Arc<str>, fields: DiscoveryFields) -> Result<Discov
     match kind {
         DiscoveryType::Static => {
             let endpoints = match fields.assignment {
-                None => EndpointsConfig {
-                    name: Arc::clone(name),
-                    localities: Box::default(),
-                    overprovisioning_percent: 140,
-                },
+                None => EndpointsConfig::none(name),
                 Some(message) => compile_as(message, Names::Refused).at("load_assignment")?,
             };
             Ok(Discovery::Static(Arc::new(endpoints)))
@@ -111,11 +108,23 @@ fn names(
 fn custom(custom: CustomClusterType, fields: DiscoveryFields) -> Result<Discovery, FieldError> {
     fields!(custom: CustomClusterType, read: [name, typed_config], ignore: [], refuse: []);
     let config = required(typed_config, "typed_config")?;
+    if config.type_url == AggregateCluster::type_url() {
+        let config = unpack::<AggregateCluster>(&config).and_then(aggregate);
+        return config.at("typed_config");
+    }
     if config.type_url != DnsCluster::type_url() {
         return Err(FieldError::invalid(format!("{name} is not supported"))).at("name");
     }
     let config = unpack::<DnsCluster>(&config).at("typed_config")?;
     typed_dns(config, fields.assignment).map(Discovery::Dns).at("typed_config")
+}
+
+fn aggregate(message: AggregateCluster) -> Result<Discovery, FieldError> {
+    fields!(message: AggregateCluster, read: [clusters], ignore: [], refuse: []);
+    if clusters.is_empty() {
+        return Err(FieldError::required()).at("clusters");
+    }
+    Ok(Discovery::Aggregate(clusters.into_iter().map(Arc::from).collect()))
 }
 
 fn typed_dns(

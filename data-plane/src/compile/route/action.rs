@@ -20,12 +20,15 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
 use super::{Surroundings, retry};
+use crate::cluster::labels::Labels;
+use crate::compile::hash_policy;
+use crate::compile::labels::of_metadata;
 use crate::compile::matcher::regex_rewrite;
 use crate::format::Template;
 use crate::format::compile::mutations;
 use crate::route::action::{
-    Action, ClusterChoice, DirectResponse, Forward, GrpcTimeout, Limit, Upgrade, WeightedCluster,
-    WeightedClusters,
+    Action, ClusterChoice, DirectResponse, Draw, Forward, GrpcTimeout, Limit, Upgrade,
+    WeightedCluster, WeightedClusters,
 };
 use crate::route::redirect::{Redirect, RedirectPath};
 use crate::route::rewrite::{HostRewrite, PathRewrite};
@@ -62,13 +65,13 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
         cluster_specifier, cluster_not_found_response_code, prefix_rewrite, regex_rewrite,
         path_rewrite, host_rewrite_specifier, append_x_forwarded_host, timeout, idle_timeout,
         retry_policy, upgrade_configs, max_stream_duration, max_grpc_timeout,
-        grpc_timeout_offset,
+        grpc_timeout_offset, hash_policy, metadata_match,
     ],
     // early_data_policy: TLS early data is not taken.
     ignore: [early_data_policy],
     refuse: [
-        metadata_match, path_rewrite_policy, flush_timeout, retry_policy_typed_config,
-        request_mirror_policies, priority, rate_limits, include_vh_rate_limits, hash_policy,
+        path_rewrite_policy, flush_timeout, retry_policy_typed_config,
+        request_mirror_policies, priority, rate_limits, include_vh_rate_limits,
         cors, internal_redirect_policy, internal_redirect_action, max_internal_redirects,
         hedge_policy,
     ]);
@@ -81,8 +84,12 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
         Some(message) => stream_duration(message).at("max_stream_duration")?,
         None => (Limit::Inherited, None),
     };
+    let labels = metadata_match.map(of_metadata).unwrap_or_default();
+    let specifier = required(cluster_specifier, "cluster_specifier")?;
     Ok(Forward {
-        cluster: cluster(required(cluster_specifier, "cluster_specifier")?, around)?,
+        cluster: cluster(specifier, &labels, around)?,
+        labels,
+        hash_policy: hash_policy::compile(hash_policy)?,
         timeout: (!timeout.is_zero()).then_some(timeout),
         idle_timeout: limit(optional_duration(idle_timeout.as_ref(), "idle_timeout")?),
         max_stream_duration,
@@ -163,6 +170,7 @@ fn not_found(code: i32) -> Result<StatusCode, FieldError> {
 
 fn cluster(
     specifier: ClusterSpecifier,
+    labels: &Labels,
     around: &mut Surroundings,
 ) -> Result<ClusterChoice, FieldError> {
     match specifier {
@@ -173,7 +181,7 @@ fn cluster(
             header_name(&name).map(ClusterChoice::Header).at("cluster_header")
         }
         ClusterSpecifier::WeightedClusters(message) => {
-            weighted(message, around).map(ClusterChoice::Weighted).at("weighted_clusters")
+            weighted(message, labels, around).map(ClusterChoice::Weighted).at("weighted_clusters")
         }
         ClusterSpecifier::ClusterSpecifierPlugin(_) => {
             Err(FieldError::unsupported()).at("cluster_specifier_plugin")
@@ -199,6 +207,7 @@ fn header_value(value: &str) -> Result<HeaderValue, FieldError> {
 
 fn weighted(
     message: route::WeightedCluster,
+    labels: &Labels,
     around: &mut Surroundings,
 ) -> Result<WeightedClusters, FieldError> {
     fields!(message: route::WeightedCluster,
@@ -206,37 +215,36 @@ fn weighted(
         // total_weight: deprecated; the sum counts. runtime_key_prefix: there is no runtime.
         ignore: [total_weight, runtime_key_prefix],
         refuse: []);
-    match random_value_specifier {
-        None => {}
-        Some(RandomValueSpecifier::UseHashPolicy(value)) if !value.value => {}
-        Some(RandomValueSpecifier::UseHashPolicy(_)) => {
-            return Err(FieldError::unsupported()).at("use_hash_policy");
+    let draw = match random_value_specifier {
+        Some(RandomValueSpecifier::UseHashPolicy(value)) if value.value => Draw::Hash,
+        None | Some(RandomValueSpecifier::UseHashPolicy(_)) => Draw::Random,
+        Some(RandomValueSpecifier::HeaderName(name)) => {
+            Draw::Header(header_name(&name).at("header_name")?)
         }
-        Some(RandomValueSpecifier::HeaderName(_)) => {
-            return Err(FieldError::unsupported()).at("header_name");
-        }
-    }
-    let clusters = each(clusters, "clusters", |message| weighted_cluster(message, around))?;
+    };
+    let clusters = each(clusters, "clusters", |message| weighted_cluster(message, labels, around))?;
     let sum: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
     if u32::try_from(sum).is_err() {
         return Err(FieldError::invalid("the sum of weights must be below 2^32")).at("clusters");
     }
-    WeightedClusters::new(clusters)
+    WeightedClusters::new(clusters, draw)
         .ok_or_else(|| FieldError::invalid("the sum of weights must be greater than 0"))
         .at("clusters")
 }
 
 fn weighted_cluster(
     message: ClusterWeight,
+    labels: &Labels,
     around: &mut Surroundings,
 ) -> Result<WeightedCluster, FieldError> {
     fields!(message: ClusterWeight,
         read: [
             name, weight, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, host_rewrite_specifier,
+            metadata_match,
         ],
         ignore: [],
-        refuse: [cluster_header, metadata_match, typed_per_filter_config]);
+        refuse: [cluster_header, typed_per_filter_config]);
     let host_rewrite = match host_rewrite_specifier {
         Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
             Some(header_value(&host).at("host_rewrite_literal")?)
@@ -247,6 +255,7 @@ fn weighted_cluster(
         index: around.cluster(required_text(name, "name")?)?,
         weight: required(weight, "weight")?.value,
         host_rewrite: host_rewrite.filter(|host| !host.is_empty()),
+        labels: metadata_match.map(|metadata| labels.overlaid(&of_metadata(metadata))),
         request: mutations(
             (request_headers_to_add, "request_headers_to_add"),
             (request_headers_to_remove, "request_headers_to_remove"),
@@ -467,7 +476,10 @@ mod tests {
                 "route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\\1'}}",
                 "route.regex_rewrite.substitution: the pattern has no group 1",
             ),
-            ("route: {cluster: a, hash_policy: [{}]}", "route.hash_policy: not supported"),
+            (
+                "route: {cluster: a, hash_policy: [{}]}",
+                "route.hash_policy[0].policy_specifier: required",
+            ),
             (
                 "route: {cluster: a, path_rewrite_policy: {name: x}}",
                 "route.path_rewrite_policy: not supported",
