@@ -1,6 +1,7 @@
 //! The same Envoy resources in a real Envoy and in our proxy: the same requests must get the same answers.
 
 mod cases;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +22,9 @@ const PRESENT: [&str; 1] = ["x-request-id"];
 /// Tells a request id that a proxy made from one that a client sent.
 const UUID_LENGTH: usize = 36;
 
+/// Stands for a cluster of the case's own. Like its table it gets a name of its own.
+pub(crate) const OWN_CLUSTER: &str = "@own@";
+
 /// A RouteConfiguration, and what to ask.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -28,7 +32,20 @@ pub(crate) struct Case {
     pub(crate) routes: Value,
     /// More fields of the HTTP connection manager.
     pub(crate) manager: Value,
+    /// More clusters, given where `a`, `b` and `c` are.
+    pub(crate) clusters: Clusters,
+    /// What `/` must answer first, where an answer alone does not show that all is in place.
+    pub(crate) warm: Option<u16>,
     pub(crate) asks: Vec<Ask>,
+}
+
+pub(crate) type Clusters = Box<dyn Fn(&[SocketAddr]) -> Vec<Value>>;
+
+impl Case {
+    /// No cluster but those that always exist.
+    pub(crate) fn no_clusters() -> Clusters {
+        Box::new(|_| Vec::new())
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +64,7 @@ async fn our_proxy_answers_as_envoy_does() {
     let _ours = Proxy::start(control.xds, "ours", "x").await;
 
     let mut wrong = Vec::new();
-    for case in cases::all() {
+    for case in cases::all().into_iter().chain(upstream::all()) {
         let mut answers = Vec::new();
         for node in ["envoy", "ours"] {
             let port = ports::free();
@@ -84,7 +101,8 @@ async fn serve(
             return Ok(Err(format!("{}", status["nack"])));
         }
         ensure!(status["state"] == "synced", "{status}");
-        ask(address, &Ask::get("warm.test", "/")).await?;
+        let status = ask(address, &Ask::get("warm.test", "/")).await?.status.as_u16();
+        ensure!(case.warm.is_none_or(|warm| warm == status), "answers {status}");
         Ok::<_, anyhow::Error>(Ok(()))
     })
     .await
@@ -96,6 +114,13 @@ async fn serve(
     Ok(seen)
 }
 
+/// A cookie without the hash in it, which is of the addresses of the connection.
+fn without_hash(cookie: &str) -> String {
+    let (before, rest) = cookie.split_once('"').unwrap_or((cookie, ""));
+    let (hash, after) = rest.split_once('"').unwrap_or(("", rest));
+    format!("{before}<{} digits>{after}", hash.len())
+}
+
 /// What of an answer must agree.
 fn comparable(answer: &Answer, address: SocketAddr) -> BTreeMap<String, Value> {
     let mut seen = BTreeMap::from([("status".to_owned(), json!(answer.status.as_u16()))]);
@@ -104,6 +129,9 @@ fn comparable(answer: &Answer, address: SocketAddr) -> BTreeMap<String, Value> {
         if !VOLATILE.contains(&name.as_str()) {
             let mut value = String::from_utf8_lossy(value.as_bytes())
                 .replace(&address.to_string(), "<address>");
+            if name == "set-cookie" {
+                value = without_hash(&value);
+            }
             if PRESENT.contains(&name.as_str()) && value.len() == UUID_LENGTH {
                 value = "<made>".into();
             }
@@ -151,5 +179,12 @@ fn resources(case: &Case, port: u16, backends: &[Backend]) -> Vec<Value> {
     for (name, backend) in ["a", "b", "c"].into_iter().zip(backends) {
         all.extend(documents::raw_cluster(name, backend.address));
     }
-    all
+    let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+    all.extend((case.clusters)(&addresses));
+    let own = format!("own-{port}");
+    all.iter().map(|resource| renamed(resource, &own)).collect()
+}
+
+fn renamed(resource: &Value, own: &str) -> Value {
+    serde_json::from_str(&resource.to_string().replace(OWN_CLUSTER, own)).unwrap()
 }

@@ -15,6 +15,8 @@ fn case(name: &'static str, routes: Value, asks: Vec<Ask>) -> Case {
         name,
         routes: json!({"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]}),
         manager: json!({}),
+        clusters: Case::no_clusters(),
+        warm: None,
         asks,
     }
 }
@@ -193,12 +195,16 @@ fn hosts() -> Vec<Case> {
             name: "domains",
             routes: json!({"virtual_hosts": virtual_hosts}),
             manager: json!({}),
+            clusters: Case::no_clusters(),
+            warm: None,
             asks: asks.clone(),
         },
         Case {
             name: "domains without the port",
             routes: json!({"virtual_hosts": virtual_hosts, "ignore_port_in_host_matching": true}),
             manager: json!({}),
+            clusters: Case::no_clusters(),
+            warm: None,
             asks,
         },
     ]
@@ -339,12 +345,16 @@ fn headers() -> Vec<Case> {
             name: "header changes at every level",
             routes: routes(false),
             manager: json!({}),
+            clusters: Case::no_clusters(),
+            warm: None,
             asks: asks.clone(),
         },
         Case {
             name: "the most specific header change wins",
             routes: routes(true),
             manager: json!({}),
+            clusters: Case::no_clusters(),
+            warm: None,
             asks,
         },
         case(
@@ -393,6 +403,8 @@ fn managers() -> Vec<Case> {
         name,
         routes: plain.clone(),
         manager,
+        clusters: Case::no_clusters(),
+        warm: None,
         asks,
     };
     let forwarded = || {
