@@ -138,6 +138,16 @@ impl Body {
         self
     }
 
+    /// All of it, where it is known as a whole and nothing of it was sent.
+    pub fn known(&self) -> Option<&Bytes> {
+        static NONE: Bytes = Bytes::new();
+        match &self.source {
+            Source::Empty => Some(&NONE),
+            Source::Full(bytes) => Some(bytes),
+            Source::Incoming(_) | Source::Filtered(_) => None,
+        }
+    }
+
     /// Whether there is nothing to send: such a request can be sent once more.
     pub fn is_empty(&self) -> bool {
         matches!(self.source, Source::Empty)

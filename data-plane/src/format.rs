@@ -41,6 +41,8 @@ pub struct Context<'a> {
     pub response_code: Option<u16>,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: &'a str,
+    /// The body of a reply of our own before it is formatted, `%LOCAL_REPLY_BODY%`.
+    pub local_reply_body: &'a str,
     /// `%RESPONSE_FLAGS%`, Envoy's letters.
     pub flags: &'a str,
     /// When the request began, `%START_TIME%`.

@@ -1,6 +1,7 @@
 //! Listeners: where connections come in, and which filter chain each belongs to.
 
 pub mod http;
+pub mod local_reply;
 pub mod log;
 pub mod matching;
 
@@ -10,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use self::http::HttpOptions;
+use self::local_reply::LocalReplies;
 use self::log::{AccessLogConfig, LineFormat, LogFilter};
 use self::matching::{ChainMatch, ConnectionFacts};
 use crate::filter::Chain;
@@ -95,6 +97,8 @@ pub struct HttpConfig {
     pub filters: Chain,
     /// Its own access logs.
     pub logs: Box<[AccessLogConfig]>,
+    /// How local replies are rewritten.
+    pub local_replies: LocalReplies,
 }
 
 /// Where the routes of a chain come from.

@@ -26,7 +26,7 @@ use self::connection::Connection;
 use self::edge::Peer;
 use self::exchange::{Exchange, path_of};
 use self::forward::Plan;
-use self::reply::{Local, is_grpc};
+use self::reply::Local;
 use self::upgrade::Tunnel;
 use crate::body::{Body, BodyError, Deadlines};
 use crate::cluster::pool::InFlight;
@@ -58,7 +58,7 @@ pub async fn serve(connection: &Rc<Connection>, request: Request<Incoming>) -> R
     let view = exchange.view.clone();
     let response = match view.chain() {
         Some(chain) => answer(&mut exchange, chain, Request::from_parts(head, body)).await,
-        None => Local::new(Why::InternalError).respond(false),
+        None => Local::new(Why::InternalError).respond(),
     };
     match client {
         Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -75,17 +75,16 @@ async fn answer(
     request: Request<Body>,
 ) -> Response<Body> {
     let options = &chain.config.http.options;
-    let is_grpc = is_grpc(request.headers());
     let mut ran = 0;
     let mut response = match admit(exchange, options, request) {
         Err(refused) => {
             exchange.note_route(chain, None);
-            let (why, response) = reply::refused(refused, is_grpc);
+            let (why, response) = reply::refused(refused);
             ours(exchange, why, response)
         }
         Ok(admitted) => match route(exchange, chain, admitted, &mut ran).await {
             Ok(response) => response,
-            Err(local) => ours(exchange, local.why, local.respond(is_grpc)),
+            Err(local) => ours(exchange, local.why, local.respond()),
         },
     };
     if ran > 0 {
@@ -97,10 +96,20 @@ async fn answer(
     response
 }
 
-/// Notes that the proxy answers by itself.
+/// Notes that the proxy answers by itself, and gives the answer its final shape.
 fn ours(exchange: &mut Exchange, why: Why, response: Response<Body>) -> Response<Body> {
     exchange.why = Some(why);
     exchange.count_local_reply(why);
+    let rules = exchange.view.chain().map(|chain| &chain.config.http.local_replies);
+    let rules = rules.filter(|rules| !rules.is_empty());
+    let response = reply::shape(response, why, exchange.is_grpc, |draft| {
+        if let Some(rules) = rules {
+            let flags = exchange.flags();
+            let duration = Some(exchange.started.elapsed());
+            let context = crate::format::Context { flags: &flags, duration, ..exchange.context() };
+            rules.rewrite(draft, &context);
+        }
+    });
     let meter = Rc::clone(&exchange.response);
     response.map(|body| body.watched(meter, Deadlines::default()))
 }
@@ -257,7 +266,7 @@ fn switch(
     mut response: Response<Body>,
 ) -> Response<ReplyBody> {
     let Some(upstream) = response.extensions_mut().remove::<OnUpgrade>() else {
-        let local = Local::new(Why::UpstreamProtocolError).respond(false);
+        let local = Local::new(Why::UpstreamProtocolError).respond();
         let local = ours(&mut exchange, Why::UpstreamProtocolError, local);
         return reply(exchange, local);
     };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use prost::{Message, Name};
-use xds_proto::convert::inline_data;
+use xds_proto::convert::{inline_data, millionths};
 use xds_proto::envoy::config::accesslog::v3 as api;
 use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::extensions::access_loggers::file::v3::{
@@ -37,7 +37,7 @@ pub(super) fn compile(message: api::AccessLog) -> Result<AccessLogConfig, FieldE
     );
     let filter = match filter {
         None => LogFilter::Always,
-        Some(message) => log_filter(message).at("filter")?,
+        Some(message) => self::filter(message).at("filter")?,
     };
     let api::access_log::ConfigType::TypedConfig(config) = required(config_type, "typed_config")?;
     let decode = |error: prost::DecodeError| {
@@ -83,11 +83,15 @@ fn line_format(message: Option<core::SubstitutionFormatString>) -> Result<LineFo
         refuse: [formatters],
     );
     let format = required(format, "format").at("log_format")?;
-    string_format(format, omit_empty_values).at("log_format")
+    self::format(format, omit_empty_values).at("log_format")
 }
 
+/// Compiles a format string, or a JSON object of them.
+///
+/// # Errors
+/// What is wrong with an operator, and where.
 #[expect(deprecated, reason = "what Envoy deprecates is sent all the same")]
-fn string_format(
+pub(super) fn format(
     format: core::substitution_format_string::Format,
     omits_empty: bool,
 ) -> Result<LineFormat, FieldError> {
@@ -159,7 +163,11 @@ fn is_number(text: &str) -> bool {
     )
 }
 
-fn log_filter(message: api::AccessLogFilter) -> Result<LogFilter, FieldError> {
+/// Compiles which requests are logged.
+///
+/// # Errors
+/// The first field that is wrong or not supported.
+pub(super) fn filter(message: api::AccessLogFilter) -> Result<LogFilter, FieldError> {
     use api::access_log_filter::FilterSpecifier as Filter;
     let unsupported = |field| Err(FieldError::unsupported()).at(field);
     match required(message.filter_specifier, "filter_specifier")? {
@@ -175,18 +183,26 @@ fn log_filter(message: api::AccessLogFilter) -> Result<LogFilter, FieldError> {
             Ok(LogFilter::Flags(filter.flags.into_iter().map(Into::into).collect()))
         }
         Filter::AndFilter(filter) => {
-            let filters = each(filter.filters, "filters", log_filter).at("and_filter")?;
+            let filters = each(filter.filters, "filters", self::filter).at("and_filter")?;
             Ok(LogFilter::And(filters.into()))
         }
         Filter::OrFilter(filter) => {
-            let filters = each(filter.filters, "filters", log_filter).at("or_filter")?;
+            let filters = each(filter.filters, "filters", self::filter).at("or_filter")?;
             Ok(LogFilter::Or(filters.into()))
         }
         // No request is a health check until the filter that answers them exists.
         Filter::NotHealthCheckFilter(_) => Ok(LogFilter::Always),
         Filter::TraceableFilter(_) => unsupported("traceable_filter"),
-        Filter::RuntimeFilter(_) => unsupported("runtime_filter"),
-        Filter::HeaderFilter(_) => unsupported("header_filter"),
+        Filter::RuntimeFilter(filter) => {
+            // There is no runtime to look the key up in; without a default it is 0 %.
+            let share = filter.percent_sampled.as_ref().map_or(Ok(0), millionths);
+            share.map(LogFilter::Random).at("percent_sampled").at("runtime_filter")
+        }
+        Filter::HeaderFilter(filter) => {
+            let header = required(filter.header, "header")
+                .and_then(|header| super::matcher::header(header).at("header"));
+            header.map(|header| LogFilter::Header(Box::new(header))).at("header_filter")
+        }
         Filter::GrpcStatusFilter(_) => unsupported("grpc_status_filter"),
         Filter::ExtensionFilter(_) => unsupported("extension_filter"),
         Filter::MetadataFilter(_) => unsupported("metadata_filter"),

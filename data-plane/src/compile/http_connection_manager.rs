@@ -1,6 +1,7 @@
 //! An `HttpConnectionManager` to what a filter chain does with its connections.
 
 mod filters;
+pub(crate) mod local_reply;
 mod options;
 
 use std::sync::Arc;
@@ -22,8 +23,10 @@ pub(super) fn compile(mut message: HttpConnectionManager) -> Result<HttpConfig, 
     let routes = routes(message.route_specifier.take())?;
     let filters = filters::compile(std::mem::take(&mut message.http_filters))?;
     let logs = each(std::mem::take(&mut message.access_log), "access_log", access_log::compile)?;
+    let local_replies = message.local_reply_config.take().map(local_reply::compile).transpose();
+    let local_replies = local_replies.at("local_reply_config")?.unwrap_or_default();
     let options = options::compile(message)?;
-    Ok(HttpConfig { options, routes, filters, logs: logs.into() })
+    Ok(HttpConfig { options, routes, filters, logs: logs.into(), local_replies })
 }
 
 fn routes(specifier: Option<RouteSpecifier>) -> Result<RouteSource, FieldError> {

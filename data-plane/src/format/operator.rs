@@ -18,6 +18,7 @@ pub(super) enum Operator {
     Text(Text),
     Number(Number),
     Protocol(Side),
+    LocalReplyBody,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +157,7 @@ fn header(operator: &str, argument: Option<&str>, of: Headers) -> Result<Operato
 
 fn plain(name: &str) -> Option<Operator> {
     Some(match name {
+        "LOCAL_REPLY_BODY" => Operator::LocalReplyBody,
         "PROTOCOL" => Operator::Protocol(Side::Downstream),
         "UPSTREAM_PROTOCOL" => Operator::Protocol(Side::Upstream),
         "RESPONSE_CODE" => Operator::Number(Number::ResponseCode),
@@ -222,6 +224,11 @@ impl Operator {
                 address.of(context).map(|address| part.write(address, out)).is_some()
             }
             Self::Text(text) => write_text(text.of(context), out),
+            // Empty, it is there all the same.
+            Self::LocalReplyBody => {
+                out.push_str(context.local_reply_body);
+                true
+            }
             Self::Number(number) => {
                 number.of(context).map(|number| push(out, format_args!("{number}"))).is_some()
             }

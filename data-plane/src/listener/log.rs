@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::format::{Context, Template};
+use crate::matcher::header::{HeaderMatcher, HeaderView};
 use crate::telemetry::json;
 
 /// An access log.
@@ -51,7 +52,7 @@ pub enum JsonNode {
 }
 
 /// Which requests are logged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum LogFilter {
     /// All.
     Always,
@@ -61,6 +62,10 @@ pub enum LogFilter {
     DurationMs(Comparison),
     /// Those with one of these flags; with any where there is none.
     Flags(Box<[Box<str>]>),
+    /// Those whose request has this header.
+    Header(Box<HeaderMatcher>),
+    /// So many of a million.
+    Random(u32),
     /// Those that all of these log.
     And(Box<[LogFilter]>),
     /// Those that one of these logs.
@@ -107,6 +112,16 @@ impl LogFilter {
             Self::Flags(flags) => {
                 context.flags.split(',').any(|flag| flags.iter().any(|wanted| **wanted == *flag))
             }
+            Self::Header(matcher) => context.request_headers.is_some_and(|headers| {
+                matcher.matches(&HeaderView {
+                    method: context.method,
+                    path: Some(context.path),
+                    host: Some(context.host),
+                    scheme: Some(context.scheme),
+                    headers,
+                })
+            }),
+            Self::Random(millionths) => fastrand::u32(..1_000_000) < *millionths,
             Self::And(filters) => filters.iter().all(|filter| filter.logs(context)),
             Self::Or(filters) => filters.iter().any(|filter| filter.logs(context)),
         }

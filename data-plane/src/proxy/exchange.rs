@@ -14,6 +14,7 @@ use super::connection::{ChainView, Connection};
 use super::deadline::Progress;
 use super::edge::{Origin, REQUEST_ID};
 use super::log;
+use super::reply;
 use crate::body::{Activity, DeadlineKind, Ended, Meter};
 use crate::cluster::Cluster;
 use crate::cluster::endpoints::Endpoint;
@@ -34,6 +35,8 @@ pub(super) struct Exchange {
     pub(super) started_at: SystemTime,
     pub(super) version: Version,
     pub(super) method: Method,
+    /// Whether the client speaks gRPC.
+    pub(super) is_grpc: bool,
     /// Path and query as the client sent them, canonical.
     pub(super) uri: Uri,
     /// The headers as they were sent upstream; before that, as they came.
@@ -87,6 +90,7 @@ impl Exchange {
             started_at: SystemTime::now(),
             version: head.version,
             method: head.method.clone(),
+            is_grpc: reply::is_grpc(&head.headers),
             uri: head.uri.clone(),
             headers: HeaderMap::new(),
             sent_uri: None,

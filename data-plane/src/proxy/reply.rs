@@ -5,6 +5,7 @@ use http::{Method, Response, StatusCode};
 
 use crate::body::Body;
 use crate::guard::Refused;
+use crate::listener::local_reply::Draft;
 use crate::telemetry::why::Why;
 
 const GRPC: &[u8] = b"application/grpc";
@@ -12,7 +13,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
-/// A reply of our own.
+/// Why the proxy answers by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Local {
     /// Why.
@@ -34,8 +35,8 @@ impl Local {
         Self { why, status: Some(status), was_retried: false }
     }
 
-    /// The response, for a client that speaks gRPC or not.
-    pub(super) fn respond(&self, is_grpc: bool) -> Response<Body> {
+    /// The response, before it is [shaped](shape).
+    pub(super) fn respond(&self) -> Response<Body> {
         let facts = self.why.facts();
         let status = self.status.or(facts.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let text = if self.was_retried {
@@ -43,8 +44,7 @@ impl Local {
         } else {
             facts.body.to_owned()
         };
-        let mut response =
-            if is_grpc { grpc(facts.grpc_status, &text) } else { plain(status, text) };
+        let mut response = plain(status, text);
         if self.why == Why::UpstreamOverflow {
             response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
         }
@@ -62,18 +62,52 @@ fn plain(status: StatusCode, text: String) -> Response<Body> {
     response
 }
 
-/// A response of trailers alone (gRPC over HTTP/2, "Trailers-Only").
-fn grpc(status: &'static str, message: &str) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from_static(status));
-    if !message.is_empty()
-        && let Ok(message) = HeaderValue::try_from(percent_encode(message))
-    {
-        headers.insert(GRPC_MESSAGE, message);
+/// A reply of our own as the listener wants it (`rules`), and then as the client's protocol has
+/// it: for gRPC of trailers alone (gRPC over HTTP/2, "Trailers-Only").
+pub(super) fn shape(
+    response: Response<Body>,
+    why: Why,
+    is_grpc: bool,
+    rewrite: impl FnOnce(&mut Draft<'_>),
+) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    let Some(text) = body.known() else { return Response::from_parts(head, body) };
+    let before = head.status;
+    let text = String::from_utf8_lossy(text).into_owned();
+    let mut draft = Draft { status: before, headers: &mut head.headers, body: text };
+    rewrite(&mut draft);
+    let (status, text) = (draft.status, draft.body);
+    if !is_grpc {
+        head.status = status;
+        return Response::from_parts(head, Body::full(text));
     }
-    response
+    if head.headers.contains_key(GRPC_STATUS) {
+        return Response::from_parts(head, body);
+    }
+    let by_reason = why.facts().status.is_some() && status == before;
+    let code = if by_reason { why.facts().grpc_status } else { grpc_status(status) };
+    head.status = StatusCode::OK;
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    head.headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+    if !text.is_empty()
+        && let Ok(message) = HeaderValue::try_from(percent_encode(&text))
+    {
+        head.headers.insert(GRPC_MESSAGE, message);
+    }
+    Response::from_parts(head, Body::empty())
+}
+
+/// The gRPC status that an HTTP status stands for (gRPC's `http-grpc-status-mapping.md`).
+fn grpc_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        429 | 502..=504 => "14",
+        _ => "2",
+    }
 }
 
 /// As gRPC encodes messages: everything but printable ASCII, and `%` itself.
@@ -101,9 +135,9 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// The answer to a request that the guard refuses.
-pub(super) fn refused(refused: Refused, is_grpc: bool) -> (Why, Response<Body>) {
+pub(super) fn refused(refused: Refused) -> (Why, Response<Body>) {
     match refused {
-        Refused::Why(why) => (why, Local::new(why).respond(is_grpc)),
+        Refused::Why(why) => (why, Local::new(why).respond()),
         Refused::Status(status) => (Why::BadRequest, plain(status, String::new())),
         Refused::Redirect(location) => {
             let mut response = plain(StatusCode::TEMPORARY_REDIRECT, String::new());
@@ -137,7 +171,7 @@ mod tests {
     use super::*;
 
     async fn text(local: &Local) -> (u16, Option<String>, String) {
-        let response = local.respond(false);
+        let response = local.respond();
         let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap().into());
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -164,16 +198,24 @@ mod tests {
             text(&Local::new(Why::UpstreamTimeout)).await,
             (504, plain, "upstream request timeout".into())
         );
-        let overflow = Local::new(Why::UpstreamOverflow).respond(false);
+        let overflow = Local::new(Why::UpstreamOverflow).respond();
         assert_eq!(overflow.headers()["x-envoy-overloaded"], "true");
     }
 
     #[test]
     fn grpc_clients_get_their_own_status_by_meaning() {
-        let response = Local::new(Why::UpstreamTimeout).respond(true);
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["grpc-status"], "4");
-        assert_eq!(response.headers()["grpc-message"], "upstream request timeout");
+        let shaped = |why, change: &dyn Fn(&mut Draft<'_>)| {
+            let response = shape(Local::new(why).respond(), why, true, change);
+            assert_eq!((response.status(), response.body().is_empty()), (StatusCode::OK, true));
+            let text = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+            format!("{} {}", text("grpc-status"), text("grpc-message"))
+        };
+        assert_eq!(shaped(Why::UpstreamTimeout, &|_| {}), "4 upstream request timeout");
+        let mapped = |draft: &mut Draft<'_>| {
+            draft.status = StatusCode::UNAUTHORIZED;
+            draft.body = "who?".into();
+        };
+        assert_eq!(shaped(Why::UpstreamTimeout, &mapped), "16 who?");
         assert_eq!(percent_encode("a%b\né"), "a%25b%0A%C3%A9");
         let kind = |value: &'static str| {
             is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]))

@@ -53,7 +53,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             always_set_request_id_in_response, forward_client_cert_details, upgrade_configs,
             normalize_path, merge_slashes, path_with_escaped_slashes_action,
             strip_matching_host_port, strip_trailing_host_dot, strip_port_mode, http_filters,
-            access_log, route_specifier,
+            access_log, route_specifier, local_reply_config,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
@@ -76,7 +76,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             original_ip_detection_extensions, early_header_mutation_extensions,
             set_current_client_cert_details, forward_client_cert_matcher, proxy_100_continue,
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension,
-            local_reply_config, path_normalization_options, proxy_status_config,
+            path_normalization_options, proxy_status_config,
             typed_header_validation_config, append_x_forwarded_port, forward_proto_config,
         ],
     );
@@ -87,6 +87,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         (use_remote_address, xff_num_trusted_hops, internal_address_config, skip_xff_append, via),
         (generate_request_id, preserve_external_request_id, always_set_request_id_in_response),
         (forward_client_cert_details, upgrade_configs, http_filters, access_log, route_specifier),
+        local_reply_config,
         (normalize_path, merge_slashes, path_with_escaped_slashes_action),
         (strip_matching_host_port, strip_trailing_host_dot, strip_port_mode),
     );
