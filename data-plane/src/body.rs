@@ -1,5 +1,7 @@
 //! A message body on its way through the proxy: counted, and given up when nothing moves.
 
+pub mod tee;
+
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;

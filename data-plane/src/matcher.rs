@@ -4,6 +4,7 @@ pub mod hash;
 pub mod header;
 pub mod query;
 pub mod regex;
+pub mod uri_template;
 
 use self::regex::Regex;
 

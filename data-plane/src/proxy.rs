@@ -7,6 +7,7 @@ mod deadline;
 mod exchange;
 mod forward;
 mod log;
+mod mirror;
 mod reply;
 mod selection;
 mod upgrade;

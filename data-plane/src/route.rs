@@ -6,6 +6,7 @@ pub mod condition;
 pub(crate) mod host;
 pub(crate) mod index;
 pub mod linked;
+pub mod mirror;
 pub mod redirect;
 pub mod retry;
 pub mod rewrite;
@@ -19,6 +20,7 @@ use self::action::{Action, ClusterChoice};
 use self::condition::Condition;
 use self::host::HostIndex;
 use self::index::{IndexEntry, PathIndex};
+use self::mirror::MirrorCluster;
 use crate::format::mutation::HeaderMutations;
 use crate::matcher::header::HeaderView;
 
@@ -156,7 +158,10 @@ impl RouteTable {
     pub(crate) fn has_cluster_header(&self) -> bool {
         self.virtual_hosts.iter().flat_map(|host| &*host.routes).any(|route| {
             matches!(&route.action, Action::Forward(forward)
-                if matches!(forward.cluster, ClusterChoice::Header(_)))
+            if matches!(forward.cluster, ClusterChoice::Header(_))
+                || forward.mirrors.iter().any(|mirror| {
+                    matches!(mirror.cluster, MirrorCluster::Header(_))
+                }))
         })
     }
 

@@ -2,7 +2,9 @@
 
 mod action;
 mod condition;
+mod mirror;
 mod retry;
+mod uri_template;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,8 +15,10 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
 use crate::format::compile::mutations;
+use crate::matcher::uri_template::UriTemplate;
 use crate::route::action::ClusterIndex;
 use crate::route::host::{DomainError, HostIndex};
+use crate::route::mirror::MirrorPolicy;
 use crate::route::retry::RetryPolicy;
 use crate::route::{Mutations, RequireTls, Route, RouteTable, VirtualHost};
 
@@ -25,6 +29,10 @@ struct Surroundings {
     cluster_names: Vec<Arc<str>>,
     /// The virtual host's, for routes without their own.
     retry: Option<Arc<RetryPolicy>>,
+    /// Those of the levels above, for routes without their own.
+    mirrors: Arc<[MirrorPolicy]>,
+    /// The template that the route's paths match, for its rewrite.
+    template: Option<UriTemplate>,
     /// `max_direct_response_body_size_bytes`.
     body_bytes_max: usize,
 }
@@ -56,13 +64,13 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
         response_headers_to_add, response_headers_to_remove,
         most_specific_header_mutations_wins, max_direct_response_body_size_bytes,
         ignore_port_in_host_matching, ignore_path_parameters_in_path_matching,
+        request_mirror_policies,
     ],
     // validate_clusters: a cluster may come later; until then cluster_not_found_response_code.
     // metadata: for the control plane's own use.
     ignore: [validate_clusters, metadata],
     refuse: [
-        vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies,
-        vhost_header, typed_per_filter_config, route_specifiers,
+        vhds, internal_only_headers, cluster_specifier_plugins, vhost_header, typed_per_filter_config, route_specifiers,
     ]);
     let mutations = Mutations {
         request: mutations(
@@ -79,11 +87,15 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
         clusters: HashMap::new(),
         cluster_names: Vec::new(),
         retry: None,
+        mirrors: Arc::new([]),
+        template: None,
         body_bytes_max: usize::try_from(body_bytes_max).unwrap_or(usize::MAX),
     };
+    let inherited = mirror::compile(request_mirror_policies, &mut around, &Arc::from([]))?;
     let mut hosts = HostIndex::default();
     let mut number = 0_u32;
     let virtual_hosts = each(virtual_hosts, "virtual_hosts", |message| {
+        around.mirrors = Arc::clone(&inherited);
         let virtual_host = virtual_host(message, number, &mut hosts, &mut around);
         number = number.saturating_add(1);
         virtual_host
@@ -111,6 +123,7 @@ fn virtual_host(
         name, domains, routes, require_tls, retry_policy, request_headers_to_add,
         request_headers_to_remove, response_headers_to_add, response_headers_to_remove,
         include_request_attempt_count, include_attempt_count_in_response,
+        request_mirror_policies,
     ],
     // virtual_clusters: only counters. metadata: for the control plane's own use.
     // The buffer limits bound what is kept for a retry; only requests without a body are.
@@ -119,7 +132,7 @@ fn virtual_host(
     ],
     refuse: [
         matcher, rate_limits, cors, typed_per_filter_config, retry_policy_typed_config,
-        hedge_policy, include_is_timeout_retry_header, request_mirror_policies,
+        hedge_policy, include_is_timeout_retry_header,
         route_specifiers,
     ]);
     let name: Arc<str> = required_text(name, "name")?.into();
@@ -141,6 +154,8 @@ fn virtual_host(
         Err(_) => return Err(FieldError::invalid("unknown value")).at("require_tls"),
     };
     around.retry = retry_policy.map(retry::compile).transpose().at("retry_policy")?.map(Arc::new);
+    let inherited = Arc::clone(&around.mirrors);
+    around.mirrors = mirror::compile(request_mirror_policies, around, &inherited)?;
     let routes = each(routes, "routes", |message| route(message, around))?;
     let mutations = Mutations {
         request: mutations(
@@ -175,6 +190,8 @@ fn route(message: route::Route, around: &mut Surroundings) -> Result<Route, Fiel
         ],
         refuse: [typed_per_filter_config, route_specifiers]);
     let condition = condition::compile(required(r#match, "match")?).at("match")?;
+    let (condition, template) = condition;
+    around.template = template;
     let action = action::compile(required(action, "action")?, around)?;
     let mutations = Mutations {
         request: mutations(

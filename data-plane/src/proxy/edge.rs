@@ -165,7 +165,7 @@ fn give_id(headers: &mut HeaderMap, options: &EdgeOptions, is_edge: bool, random
 }
 
 /// Adds to a header that is kept as one line.
-fn append(headers: &mut HeaderMap, name: &HeaderName, separator: &str, value: &[u8]) {
+pub(super) fn append(headers: &mut HeaderMap, name: &HeaderName, separator: &str, value: &[u8]) {
     let mut line = Vec::new();
     for present in headers.get_all(name) {
         line.extend_from_slice(present.as_bytes());

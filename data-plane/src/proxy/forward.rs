@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::deadline::{Expired, Limits};
 use super::exchange::{Exchange, path_of};
+use super::mirror;
 use super::reply::{Local, is_grpc};
 use super::selection::{choose, hash_view, observed, select};
 use crate::body::{Body, Deadlines, Ended};
@@ -67,6 +68,7 @@ pub(super) async fn forward(
     let limits = limits(&plan, &head);
     prepare(exchange, &plan, picked, (&mut head, &limits));
     exchange.note_sent(&head);
+    let body = mirror::send(exchange, &plan, (&head, body), limits.response);
     let has_no_body = body.is_empty();
     let mut tries =
         Tries { exchange, plan, cluster, selection, limits, has_no_body, retries: 0, slot: None };

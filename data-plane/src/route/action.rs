@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::RequestView;
+use super::mirror::MirrorPolicy;
 use super::redirect::Redirect;
 use super::retry::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite};
@@ -46,6 +47,8 @@ pub struct Forward {
     pub grpc_timeout: Option<GrpcTimeout>,
     /// When to try again (`retry_policy`, else the virtual host's).
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Where copies of its requests go (`request_mirror_policies`, else of the levels around it).
+    pub mirrors: Arc<[MirrorPolicy]>,
     /// Which protocols a request may switch to (`upgrade_configs`).
     pub upgrades: Box<[Upgrade]>,
     /// The answer when the cluster is not known (`cluster_not_found_response_code`).

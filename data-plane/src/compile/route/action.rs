@@ -19,7 +19,7 @@ use xds_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
-use super::{Surroundings, retry};
+use super::{Surroundings, mirror, retry, uri_template};
 use crate::cluster::labels::Labels;
 use crate::compile::hash_policy;
 use crate::compile::labels::of_metadata;
@@ -65,13 +65,14 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
         cluster_specifier, cluster_not_found_response_code, prefix_rewrite, regex_rewrite,
         path_rewrite, host_rewrite_specifier, append_x_forwarded_host, timeout, idle_timeout,
         retry_policy, upgrade_configs, max_stream_duration, max_grpc_timeout,
-        grpc_timeout_offset, hash_policy, metadata_match,
+        grpc_timeout_offset, hash_policy, metadata_match, request_mirror_policies,
+        path_rewrite_policy,
     ],
     // early_data_policy: TLS early data is not taken.
     ignore: [early_data_policy],
     refuse: [
-        path_rewrite_policy, flush_timeout, retry_policy_typed_config,
-        request_mirror_policies, priority, rate_limits, include_vh_rate_limits,
+        flush_timeout, retry_policy_typed_config,
+        priority, rate_limits, include_vh_rate_limits,
         cors, internal_redirect_policy, internal_redirect_action, max_internal_redirects,
         hedge_policy,
     ]);
@@ -98,9 +99,23 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
             Some(policy) => Some(Arc::new(retry::compile(policy).at("retry_policy")?)),
             None => around.retry.clone(),
         },
+        mirrors: {
+            let inherited = Arc::clone(&around.mirrors);
+            mirror::compile(request_mirror_policies, around, &inherited)?
+        },
         upgrades: upgrades(upgrade_configs)?,
         cluster_not_found: not_found(cluster_not_found_response_code)?,
-        path_rewrite: new_path(prefix_rewrite, regex_rewrite, path_rewrite)?,
+        path_rewrite: match (
+            new_path(prefix_rewrite, regex_rewrite, path_rewrite)?,
+            path_rewrite_policy,
+        ) {
+            (rewrite, None) => rewrite,
+            (None, Some(policy)) => {
+                let rewrite = uri_template::rewrite(policy, around.template.as_ref());
+                Some(PathRewrite::Regex(rewrite.at("path_rewrite_policy")?))
+            }
+            (Some(_), Some(_)) => return Err(one_rewrite()),
+        },
         host_rewrite: host_rewrite_specifier.map(host_rewrite).transpose()?.flatten(),
         append_x_forwarded_host,
     })
@@ -192,7 +207,7 @@ fn cluster(
     }
 }
 
-fn header_name(name: &str) -> Result<HeaderName, FieldError> {
+pub(super) fn header_name(name: &str) -> Result<HeaderName, FieldError> {
     if name.is_empty() {
         return Err(FieldError::required());
     }
@@ -200,7 +215,7 @@ fn header_name(name: &str) -> Result<HeaderName, FieldError> {
         .map_err(|_| FieldError::invalid(format!("{name:?} is not a header name")))
 }
 
-fn header_value(value: &str) -> Result<HeaderValue, FieldError> {
+pub(super) fn header_value(value: &str) -> Result<HeaderValue, FieldError> {
     HeaderValue::from_str(value)
         .map_err(|_| FieldError::invalid("has bytes that no header may have"))
 }
@@ -281,10 +296,14 @@ fn new_path(
         (true, None, false) => {
             Template::compile(&template).map(PathRewrite::Template).map(Some).at("path_rewrite")
         }
-        _ => Err(FieldError::invalid(
-            "only one of prefix_rewrite, regex_rewrite and path_rewrite may be set",
-        )),
+        _ => Err(one_rewrite()),
     }
+}
+
+fn one_rewrite() -> FieldError {
+    FieldError::invalid(
+        "only one of prefix_rewrite, regex_rewrite, path_rewrite and path_rewrite_policy may be set",
+    )
 }
 
 fn host_rewrite(specifier: HostRewriteSpecifier) -> Result<Option<HostRewrite>, FieldError> {
@@ -404,6 +423,8 @@ mod tests {
             clusters: HashMap::new(),
             cluster_names: Vec::new(),
             retry: None,
+            mirrors: Arc::new([]),
+            template: None,
             body_bytes_max: 4,
         };
         let message: route::Route = json::from_yaml(&format!("{{{yaml}}}")).unwrap();
@@ -470,19 +491,28 @@ mod tests {
             ),
             (
                 "route: {cluster: a, prefix_rewrite: /x, regex_rewrite: {}}",
-                "route: only one of prefix_rewrite, regex_rewrite and path_rewrite may be set",
+                "route: only one of prefix_rewrite, regex_rewrite, path_rewrite and path_rewrite_policy may be set",
             ),
             (
                 "route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\\1'}}",
                 "route.regex_rewrite.substitution: the pattern has no group 1",
             ),
             (
+            (
                 "route: {cluster: a, hash_policy: [{}]}",
                 "route.hash_policy[0].policy_specifier: required",
             ),
             (
+                "route: {cluster: a, request_mirror_policies: [{cluster: b}, {}]}",
+                "route.request_mirror_policies[1].cluster: required",
+            ),
+            (
+                "route: {cluster: a, request_mirror_policies: [{cluster: b, cluster_header: c}]}",
+                "route.request_mirror_policies[0]: only one of cluster and cluster_header may be set in request mirror policy",
+            ),
+            (
                 "route: {cluster: a, path_rewrite_policy: {name: x}}",
-                "route.path_rewrite_policy: not supported",
+                "route.path_rewrite_policy.typed_config: required",
             ),
             (
                 "route: {cluster: a, upgrade_configs: [{upgrade_type: CONNECT}]}",

@@ -1,31 +1,47 @@
 //! Compiles `RouteMatch`: when a route is the one.
 
-use xds_proto::convert::millionths;
-use xds_proto::envoy::config::core::v3::RuntimeFractionalPercent;
 use xds_proto::envoy::config::route::v3::RouteMatch;
 use xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 
+use super::mirror::fraction;
+use super::uri_template;
 use crate::compile::matcher;
-use crate::matcher::regex::literal_prefix;
+use crate::matcher::regex::{Regex, literal_prefix};
+use crate::matcher::uri_template::UriTemplate;
 use crate::route::condition::{Condition, OtherConditions, PathCondition, PathKind};
 
-/// Compiles the conditions of a route.
-pub(super) fn compile(message: RouteMatch) -> Result<Condition, FieldError> {
+/// Compiles the conditions of a route, and the template of its path if it has one.
+pub(super) fn compile(message: RouteMatch) -> Result<(Condition, Option<UriTemplate>), FieldError> {
     fields!(message: RouteMatch,
         read: [path_specifier, case_sensitive, runtime_fraction, headers, query_parameters, grpc],
         ignore: [],
         refuse: [cookies, tls_context, dynamic_metadata, filter_state]);
     let case_sensitive = case_sensitive.is_none_or(|value| value.value);
-    let path = path(required(path_specifier, "path_specifier")?, case_sensitive)?;
+    let specifier = required(path_specifier, "path_specifier")?;
+    let (path, template) = match specifier {
+        PathSpecifier::PathMatchPolicy(policy) => {
+            let template = uri_template::matched(policy).at("path_match_policy")?;
+            let regex = template.regex().at("path_match_policy")?;
+            (by_expression(regex, template.pattern()), Some(template))
+        }
+        specifier => (path(specifier, case_sensitive)?, None),
+    };
     let rest = OtherConditions {
         headers: each(headers, "headers", matcher::header)?.into(),
         query: each(query_parameters, "query_parameters", matcher::query)?.into(),
         is_grpc: grpc.is_some(),
         millionths: runtime_fraction.map(fraction).transpose().at("runtime_fraction")?,
     };
-    Ok(Condition { path, rest: (!rest.is_empty()).then(|| Box::new(rest)) })
+    let rest = (!rest.is_empty()).then(|| Box::new(rest));
+    Ok((Condition { path, rest }, template))
+}
+
+/// An expression says itself what case means.
+fn by_expression(regex: Regex, pattern: &str) -> PathCondition {
+    let text = literal_prefix(pattern).into();
+    PathCondition { kind: PathKind::Regex(regex), text, case_sensitive: true }
 }
 
 fn path(specifier: PathSpecifier, case_sensitive: bool) -> Result<PathCondition, FieldError> {
@@ -48,12 +64,7 @@ fn path(specifier: PathSpecifier, case_sensitive: bool) -> Result<PathCondition,
         }
         PathSpecifier::SafeRegex(expression) => {
             let (regex, pattern) = matcher::regex(expression).at("safe_regex")?;
-            PathCondition {
-                kind: PathKind::Regex(regex),
-                text: literal_prefix(&pattern).into(),
-                // An expression says itself what case means.
-                case_sensitive: true,
-            }
+            by_expression(regex, &pattern)
         }
         PathSpecifier::ConnectMatcher(_) => {
             return Err(FieldError::unsupported()).at("connect_matcher");
@@ -62,13 +73,6 @@ fn path(specifier: PathSpecifier, case_sensitive: bool) -> Result<PathCondition,
             return Err(FieldError::unsupported()).at("path_match_policy");
         }
     })
-}
-
-/// There is no runtime to look the key up in, so the default counts.
-fn fraction(message: RuntimeFractionalPercent) -> Result<u32, FieldError> {
-    fields!(message: RuntimeFractionalPercent,
-        read: [default_value], ignore: [runtime_key], refuse: []);
-    millionths(&required(default_value, "default_value")?).at("default_value")
 }
 
 #[cfg(test)]
@@ -91,7 +95,7 @@ mod tests {
                  and look-behind, is not supported",
             ),
             ("{connect_matcher: {}}", "connect_matcher: not supported"),
-            ("{path_match_policy: {name: x}}", "path_match_policy: not supported"),
+            ("{path_match_policy: {name: x}}", "path_match_policy.typed_config: required"),
             ("{prefix: /, tls_context: {}}", "tls_context: not supported"),
             ("{prefix: /, dynamic_metadata: [{}]}", "dynamic_metadata: not supported"),
             ("{prefix: /, filter_state: [{}]}", "filter_state: not supported"),
@@ -106,7 +110,7 @@ mod tests {
     #[test]
     fn a_path_without_case_is_kept_in_lower_case() {
         let yaml = "{prefix: /Ab, case_sensitive: false}";
-        let condition = compile(json::from_yaml(yaml).unwrap()).unwrap();
+        let (condition, _) = compile(json::from_yaml(yaml).unwrap()).unwrap();
         assert_eq!((&*condition.path.text, condition.path.case_sensitive), ("/ab", false));
         assert!(condition.rest.is_none());
     }
