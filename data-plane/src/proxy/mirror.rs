@@ -13,6 +13,7 @@ use super::exchange::Exchange;
 use super::forward::Plan;
 use crate::body::{Body, tee};
 use crate::cluster::Cluster;
+use crate::cluster::balancer::Selection;
 use crate::cluster::pool::Pools;
 use crate::route::mirror::{MirrorCluster, MirrorPolicy};
 use crate::telemetry::stats::UpstreamFailureKind;
@@ -105,8 +106,8 @@ async fn ask(
     request: Request<Body>,
     started: Instant,
 ) -> Option<()> {
-    let endpoint = cluster.pick()?;
-    let response = match pools.send(cluster, &endpoint, request).await {
+    let endpoint = cluster.pick(&Selection::default())?;
+    let response = match pools.send(&endpoint, request).await {
         Ok(response) => response,
         Err(error) => {
             cluster.live.stats.failure(error.reason.kind());

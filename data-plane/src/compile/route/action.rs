@@ -498,7 +498,6 @@ mod tests {
                 "route.regex_rewrite.substitution: the pattern has no group 1",
             ),
             (
-            (
                 "route: {cluster: a, hash_policy: [{}]}",
                 "route.hash_policy[0].policy_specifier: required",
             ),
