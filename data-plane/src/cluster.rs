@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use rustls::pki_types::ServerName;
 use xds_proto::convert::Address;
 
@@ -211,17 +211,16 @@ impl Cluster {
         own.into_iter().chain(self.members.iter().flat_map(|member| member.tiers())).collect()
     }
 
-    /// Brings the balancer up to date with the health of the endpoints. Does nothing while somebody
-    /// else is at it.
-    pub(crate) fn refresh(&self) {
-        let generation = self.generation();
+    /// The balancer for the health of the endpoints as it is. Made here where that changed; while
+    /// somebody else makes it, the last one will do.
+    fn balancer(&self) -> Guard<Arc<Balancer>> {
         let current = self.balancer.load();
+        let generation = self.generation();
         if current.generation == generation && !current.is_stale() {
-            return;
+            return current;
         }
-        drop(current);
         if self.is_refreshing.swap(true, Acquire) {
-            return;
+            return current;
         }
         let config = &self.config.balancer;
         let overprovisioning = self.endpoints_config.overprovisioning_percent;
@@ -233,19 +232,23 @@ impl Cluster {
         };
         self.balancer.store(Arc::new(balancer));
         self.is_refreshing.store(false, Release);
+        self.balancer.load()
+    }
+
+    /// Takes changes of health into account, so that no request has to.
+    pub(crate) fn refresh(&self) {
+        drop(self.balancer());
     }
 
     /// An endpoint for a request; `None` when no endpoint may be used.
     pub fn pick(&self, selection: &Selection<'_>) -> Option<Arc<Endpoint>> {
-        self.refresh();
-        self.balancer.load().pick(selection).map(Arc::clone)
+        self.balancer().pick(selection).map(Arc::clone)
     }
 
     /// An endpoint for a retry: another one than `tried`, if luck has it.
     pub fn pick_other(&self, tried: &Endpoint, selection: &Selection<'_>) -> Option<Arc<Endpoint>> {
         const DRAWS: u32 = 5;
-        self.refresh();
-        let balancer = self.balancer.load();
+        let balancer = self.balancer();
         let other = (1..=DRAWS)
             .filter_map(|more| {
                 let attempt = selection.attempt + more;

@@ -339,6 +339,56 @@ mod tests {
     }
 
     #[test]
+    fn at_random_weights_do_not_count() {
+        let config = BalancerConfig { policy: Policy::Random, ..BalancerConfig::default() };
+        let shares = picks(&cluster(config, &[(0, None, &[(1, 9, UP), (2, 1, UP)])]));
+        assert!((47..=53).contains(&shares[&1]), "{shares:?}");
+    }
+
+    const MAGLEV: Policy =
+        Policy::Hash { table: TableConfig::Maglev { size: 1021 }, by_hostname: false };
+
+    #[test]
+    fn a_hash_goes_to_one_endpoint_and_its_retries_to_others() {
+        let config = BalancerConfig { policy: MAGLEV, ..BalancerConfig::default() };
+        let groups: [Given<'_>; 1] = [(0, None, &[(1, 1, UP), (2, 1, UP), (3, 2, UP)])];
+        let (one, same) = (cluster(config.clone(), &groups), cluster(config, &groups));
+        for hash in 0..100_u64 {
+            let hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let selection = Selection { hash: Some(hash), ..Selection::default() };
+            let picked = one.pick(&selection).unwrap();
+            assert_eq!(picked.label, same.pick(&selection).unwrap().label);
+            let other = one.pick_other(&picked, &selection).unwrap();
+            assert_ne!(picked.label, other.label);
+        }
+        let shares = picks(&one);
+        assert!((45..=55).contains(&shares[&3]), "without a hash it goes by weight: {shares:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_came_up_gets_little_at_first() {
+        use std::time::Duration;
+        let slow_start =
+            SlowStart { window: Duration::from_secs(100), aggression: 1.0, min_weight: 0.1 };
+        for policy in [Policy::RoundRobin, Policy::LeastRequest { choices: 2 }] {
+            let slow_start = Some(slow_start);
+            let config = BalancerConfig { policy, slow_start, ..BalancerConfig::default() };
+            let cluster = cluster(config, &[(0, None, &[(1, 1, UP), (2, 1, UP)])]);
+            tokio::time::advance(Duration::from_secs(100)).await;
+            cluster.endpoints[1].live.came_up(Instant::now());
+            cluster.live.health_changed();
+            let share = picks(&cluster)[&2];
+            assert!((7..=11).contains(&share), "{share}");
+            tokio::time::advance(Duration::from_secs(50)).await;
+            let share = picks(&cluster)[&2];
+            assert!((31..=36).contains(&share), "{share}");
+            tokio::time::advance(Duration::from_secs(50)).await;
+            let share = picks(&cluster)[&2];
+            assert!((48..=52).contains(&share), "{share}");
+        }
+    }
+
+    #[test]
     fn a_retry_goes_elsewhere_if_it_can() {
         let pair: [Given<'_>; 1] = [(0, None, &[(1, 1, UP), (2, 1, UP)])];
         let cluster = cluster(BalancerConfig::default(), &pair);

@@ -218,3 +218,131 @@ impl Task {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::balancer::Selection;
+    use crate::cluster::health::tests::check;
+    use crate::cluster::health::{HttpQuestion, Intervals, Question};
+    use crate::cluster::outlier::{Observed, OutlierConfig, observe};
+    use crate::cluster::pool::testing::{
+        Client, Settings, Speaks, Upstream, endpoints, locally, until,
+    };
+
+    fn quick(question: Question) -> CheckConfig {
+        let quick = Duration::from_millis(10);
+        let intervals = Intervals {
+            healthy: quick,
+            unhealthy: quick,
+            healthy_edge: quick,
+            unhealthy_edge: quick,
+            no_traffic: quick,
+            no_traffic_healthy: quick,
+        };
+        CheckConfig { intervals, failures: 1, successes: 1, question, ..check() }
+    }
+
+    fn http(path: &str, is_http2: bool) -> Question {
+        Question::Http(Box::new(HttpQuestion {
+            host: None,
+            path: path.into(),
+            method: http::Method::GET,
+            body: bytes::Bytes::new(),
+            headers: crate::format::mutation::HeaderMutations::default(),
+            is_http2,
+            expected: Box::new([200..=200]),
+            retriable: Box::default(),
+            receives: Box::new([bytes::Bytes::from(format!("c {path}"))]),
+            body_max: 1024,
+            service: None,
+        }))
+    }
+
+    struct Watched {
+        cluster: watch::Sender<Arc<Cluster>>,
+        around: Surroundings,
+        shutdown: CancellationToken,
+    }
+
+    fn watched(cluster: &Arc<Cluster>) -> Watched {
+        let (sender, receiver) = watch::channel(Arc::clone(cluster));
+        let around = Surroundings { tasks: TaskTracker::new(), checked: Arc::default() };
+        let shutdown = CancellationToken::new();
+        around.tasks.spawn(run(receiver, around.clone(), shutdown.clone()));
+        Watched { cluster: sender, around, shutdown }
+    }
+
+    fn picks(cluster: &Cluster) -> usize {
+        let picks = (0..20).filter_map(|_| cluster.pick(&Selection::default()));
+        let mut labels: Vec<_> = picks.map(|endpoint| Arc::clone(&endpoint.label)).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        labels.len()
+    }
+
+    #[tokio::test]
+    async fn a_new_endpoint_is_used_once_a_check_succeeds() {
+        locally(async {
+            for is_http2 in [false, true] {
+                let speaks =
+                    if is_http2 { Speaks::Http2 { streams_max: 9 } } else { Speaks::Http1 };
+                let upstream = Upstream::start(speaks, None).await;
+                let dead = Address::Ip("127.0.0.1:1".parse().unwrap());
+                let addresses = [Address::Ip(upstream.address), dead];
+                let check = Some(quick(http("/healthz", is_http2)));
+                let settings = Settings { check, ..Settings::default() };
+                let mut client = Client::of(endpoints(&addresses), settings);
+                assert!(!client.cluster.is_checked());
+                let watched = watched(&client.cluster);
+                watched.around.checked.notified().await;
+                until(|| client.cluster.is_checked()).await;
+                assert_eq!(picks(&client.cluster), 1);
+                assert!(client.cluster.endpoints[1].live.has(Mark::Unchecked));
+                // What is known of an endpoint survives a change of the cluster.
+                client.relink(endpoints(&addresses[..1]));
+                watched.cluster.send_replace(Arc::clone(&client.cluster));
+                assert_eq!(picks(&client.cluster), 1);
+                assert!(upstream.accepted() <= 2, "a connection serves many checks");
+                watched.shutdown.cancel();
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_dies_is_left_out_and_comes_back() {
+        locally(async {
+            let (address, _) = crate::cluster::pool::testing::scripted(|_, _| async {}).await;
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let dying = listener.local_addr().unwrap();
+            let addresses = [Address::Ip(address), Address::Ip(dying)];
+            let settings = Settings { check: Some(quick(check().question)), ..Settings::default() };
+            let client = Client::of(endpoints(&addresses), settings);
+            let watched = watched(&client.cluster);
+            until(|| picks(&client.cluster) == 2).await;
+            drop(listener);
+            until(|| picks(&client.cluster) == 1).await;
+            let listener = tokio::net::TcpListener::bind(dying).await.unwrap();
+            until(|| picks(&client.cluster) == 2).await;
+            drop(listener);
+            watched.shutdown.cancel();
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ejection_ends_by_itself() {
+        let outlier = OutlierConfig { ejected_percent_max: 100, ..OutlierConfig::default() };
+        let settings = Settings { outlier: Some(outlier), ..Settings::default() };
+        let cluster = crate::cluster::pool::testing::of_settings(2, settings);
+        let watched = watched(&cluster);
+        (0..5).for_each(|_| observe(&cluster.endpoints[0], Observed::Failed));
+        assert_eq!(picks(&cluster), 1);
+        tokio::time::sleep(Duration::from_secs(41)).await;
+        assert_eq!(picks(&cluster), 2);
+        watched.shutdown.cancel();
+    }
+}

@@ -330,6 +330,62 @@ mod tests {
     }
 
     #[test]
+    fn policies_are_told_by_the_enum_and_by_extensions() {
+        use crate::cluster::balancer::table::{HashFunction, TableConfig};
+        let typed = |kind: &str, more: &str| {
+            let typed = packed(&format!("load_balancing_policies.{kind}"), more);
+            format!(
+                "load_balancing_policy: {{policies: [{{typed_extension_config: {{name: n, typed_config: {typed}}}}}]}}"
+            )
+        };
+        let ring =
+            |size_min, size_max, function| TableConfig::Ring { size_min, size_max, function };
+        let hash = |table, by_hostname| Policy::Hash { table, by_hostname };
+        let (xx, murmur) = (HashFunction::Xx, HashFunction::Murmur2);
+        let most = 8 * 1024 * 1024;
+        for (how, policy) in [
+            ("lb_policy: RANDOM", Policy::Random),
+            ("lb_policy: RING_HASH", hash(ring(1024, most, xx), false)),
+            (
+                "lb_policy: RING_HASH, ring_hash_lb_config: {minimum_ring_size: 9, maximum_ring_size: 99,
+                 hash_function: MURMUR_HASH_2}, common_lb_config: {consistent_hashing_lb_config:
+                 {use_hostname_for_hashing: true}}",
+                hash(ring(9, 99, murmur), true),
+            ),
+            ("lb_policy: MAGLEV", hash(TableConfig::Maglev { size: 65537 }, false)),
+            (&typed("random.v3.Random", ""), Policy::Random),
+            (
+                &typed("ring_hash.v3.RingHash", ", use_hostname_for_hashing: true"),
+                hash(ring(1024, most, xx), true),
+            ),
+            (
+                &typed("maglev.v3.Maglev", ", table_size: 1021"),
+                hash(TableConfig::Maglev { size: 1021 }, false),
+            ),
+        ] {
+            let config = compiled(&format!("{{name: c, {how}}}")).unwrap();
+            assert_eq!(config.balancer.policy, policy, "{how}");
+        }
+        for (how, error) in [
+            (
+                "lb_policy: MAGLEV, maglev_lb_config: {table_size: 65536}",
+                "maglev_lb_config.table_size: must be a prime",
+            ),
+            (
+                "lb_policy: RING_HASH, ring_hash_lb_config: {minimum_ring_size: 9, maximum_ring_size: 8}",
+                "ring_hash_lb_config.minimum_ring_size: is more than maximum_ring_size",
+            ),
+            (
+                "lb_subset_config: {subset_selectors: [{keys: [a], fallback_policy: KEYS_SUBSET,
+                 fallback_keys_subset: [b]}]}",
+                "lb_subset_config.subset_selectors[0].fallback_keys_subset: must be some of keys, but not all",
+            ),
+        ] {
+            assert_eq!(compiled(&format!("{{name: c, {how}}}")).unwrap_err(), error);
+        }
+    }
+
+    #[test]
     fn the_protocol_is_what_the_options_say() {
         let tls = packed("transport_sockets.tls.v3.UpstreamTlsContext", "");
         let tls = format!(", transport_socket: {{name: tls, typed_config: {tls}}}");

@@ -446,6 +446,63 @@ mod tests {
         assert!(proxy.snapshot.listeners.contains_key("l"), "every request gets 404");
     }
 
+    /// A cluster by YAML, its endpoints under its own name.
+    fn cluster(yaml: &str) -> xds_proto::resource::Resource {
+        use xds_proto::envoy::config::cluster::v3::Cluster as Message;
+        let message: Message = xds_proto::json::from_yaml(yaml).unwrap();
+        xds_proto::resource::Resource::pack(&message).unwrap()
+    }
+
+    #[test]
+    fn a_new_cluster_waits_for_its_first_checks_and_a_changed_one_does_not() {
+        let yaml = |timeout: u32| {
+            format!(
+                "{{name: a, type: STATIC, connect_timeout: {timeout}s, load_assignment: {{cluster_name: a,
+                  endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address:
+                  {{address: 127.0.0.1, port_value: 1}}}}}}}}]}}]}}, health_checks: [{{timeout: 1s,
+                  interval: 1s, healthy_threshold: 1, unhealthy_threshold: 1, tcp_health_check: {{}}}}]}}"
+            )
+        };
+        let mut proxy = Proxy::default();
+        proxy.apply(cluster(&yaml(1)));
+        assert_eq!(proxy.link(), ["a waits for CDS a"]);
+        assert!(!proxy.snapshot.clusters.contains_key("a"));
+        let warming = Arc::clone(&proxy.snapshot.warming["a"]);
+        warming.endpoints[0].live.mark(crate::cluster::live::Mark::Known, true);
+        assert!(proxy.link().is_empty());
+        assert!(Arc::ptr_eq(&warming, &proxy.snapshot.clusters["a"]));
+        assert!(proxy.snapshot.warming.is_empty());
+        proxy.apply(cluster(&yaml(2)));
+        assert!(proxy.link().is_empty());
+        assert!(!Arc::ptr_eq(&warming, &proxy.snapshot.clusters["a"]));
+    }
+
+    #[test]
+    fn an_aggregate_follows_its_clusters() {
+        let aggregate = |name: &str, members: &str| {
+            cluster(&format!(
+                "{{name: {name}, lb_policy: CLUSTER_PROVIDED, cluster_type: {{name: x, typed_config:
+                  {{'@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig,
+                  clusters: [{members}]}}}}}}"
+            ))
+        };
+        let mut proxy = Proxy::default();
+        // One that has itself in it comes to nothing, and does no harm.
+        proxy.apply(aggregate("all", "inner, absent, all"));
+        proxy.apply(aggregate("inner", "a"));
+        assert!(proxy.link().is_empty());
+        assert!(proxy.snapshot.clusters["all"].pick(&Selection::default()).is_none());
+        proxy.apply(sample::cluster("a", 1));
+        proxy.apply(sample::endpoints("a", 80));
+        assert!(proxy.link().is_empty());
+        let picked = proxy.snapshot.clusters["all"].pick(&Selection::default()).unwrap();
+        assert_eq!(&*picked.label, "127.0.0.1:80");
+        proxy.apply(sample::endpoints("a", 81));
+        assert!(proxy.link().is_empty());
+        let picked = proxy.snapshot.clusters["all"].pick(&Selection::default()).unwrap();
+        assert_eq!(&*picked.label, "127.0.0.1:81");
+    }
+
     #[test]
     fn a_listener_that_is_not_complete_leaves_the_one_that_serves() {
         let mut proxy = Proxy::default();

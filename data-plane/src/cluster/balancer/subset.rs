@@ -156,3 +156,96 @@ impl Subsets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use xds_proto::convert::Address;
+
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::cluster::endpoints::{EndpointsConfig, LocalityConfig};
+    use crate::cluster::labels::Label;
+    use crate::cluster::pool::testing::{endpoints, of_config};
+
+    fn labels(values: &[(&str, Label)]) -> Labels {
+        Labels::new(
+            values.iter().map(|(name, label)| ((*name).into(), label.clone())).collect(),
+            None,
+        )
+    }
+
+    fn text(text: &str) -> Label {
+        Label::new(text)
+    }
+
+    /// Endpoints at ports from 1 on, in versions.
+    fn cluster(config: SubsetConfig, versions: &[Label]) -> Arc<Cluster> {
+        let addresses: Vec<_> =
+            (1..=versions.len() as u16).map(|p| Address::Ip(([127, 0, 0, 1], p).into())).collect();
+        let all = endpoints(&addresses);
+        let mut group = all.localities[0].clone();
+        for (endpoint, version) in group.endpoints.iter_mut().zip(versions) {
+            endpoint.labels = Arc::new(labels(&[("v", version.clone())]));
+        }
+        let localities = Box::new([LocalityConfig { ..group }]);
+        let all = EndpointsConfig { localities, ..(*all).clone() };
+        let subsets = Some(Arc::new(config));
+        of_config(BalancerConfig { subsets, ..BalancerConfig::default() }, Arc::new(all))
+    }
+
+    fn config(fallback: Fallback) -> SubsetConfig {
+        SubsetConfig {
+            fallback,
+            default: labels(&[("v", text("1"))]),
+            selectors: Box::new([Selector { keys: Box::new(["v".into()]), fallback: None }]),
+            locality_weight_aware: false,
+            panic_mode_any: false,
+            list_as_any: false,
+        }
+    }
+
+    /// The ports that requests for a version go to.
+    fn ports(cluster: &Cluster, version: Option<&str>) -> BTreeSet<u16> {
+        let labels = version.map(|version| labels(&[("v", text(version))]));
+        let selection = Selection { labels: labels.as_ref(), ..Selection::default() };
+        let picked = (0..20).filter_map(|_| cluster.pick(&selection));
+        let port = |endpoint: Arc<Endpoint>| match endpoint.config.address {
+            Address::Ip(address) => address.port(),
+            Address::Name(..) | Address::Pipe(_) => 0,
+        };
+        picked.map(port).collect()
+    }
+
+    #[test]
+    fn what_no_subset_is_for_falls_back() {
+        let versions = [text("1"), text("1"), text("2")];
+        for (fallback, expected) in [
+            (Fallback::None, [].into()),
+            (Fallback::Any, [1, 2, 3].into()),
+            (Fallback::Default, [1, 2].into()),
+        ] {
+            let cluster = cluster(config(fallback), &versions);
+            assert_eq!(ports(&cluster, Some("2")), [3].into());
+            assert_eq!(ports(&cluster, Some("3")), expected);
+            assert_eq!(ports(&cluster, None), expected);
+        }
+    }
+
+    #[test]
+    fn anyone_is_better_than_nobody_where_said() {
+        let config = SubsetConfig { panic_mode_any: true, ..config(Fallback::None) };
+        assert_eq!(ports(&cluster(config, &[text("1"), text("2")]), Some("3")), [1, 2].into());
+    }
+
+    #[test]
+    fn an_endpoint_may_be_in_several_subsets() {
+        let list = Label::list("[1,2]", Box::new(["1".into(), "2".into()]));
+        let versions = [list, text("2")];
+        let config = SubsetConfig { list_as_any: true, ..config(Fallback::None) };
+        let cluster = cluster(config, &versions);
+        assert_eq!(ports(&cluster, Some("1")), [1].into());
+        assert_eq!(ports(&cluster, Some("2")), [1, 2].into());
+    }
+}

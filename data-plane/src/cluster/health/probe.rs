@@ -246,4 +246,93 @@ mod tests {
         assert!(!has_in_order(b"", &parts));
         assert!(has_in_order(b"", &[]));
     }
+
+    #[test]
+    fn an_answer_is_judged_by_status_header_and_body() {
+        let question = HttpQuestion {
+            host: None,
+            path: "/".into(),
+            method: Method::GET,
+            body: Bytes::new(),
+            headers: Default::default(),
+            is_http2: false,
+            expected: Box::new([200..=200, 300..=399]),
+            retriable: Box::new([503..=503]),
+            receives: Box::default(),
+            body_max: 0,
+            service: None,
+        };
+        let judged = |status, header: Option<HeaderName>, has_body| {
+            let headers = header.map(|name| (name, HeaderValue::from_static("true")));
+            judge(&question, status, &headers.into_iter().collect(), has_body)
+        };
+        assert_eq!(judged(200, None, true), Found::Healthy);
+        assert_eq!(judged(399, Some(DEGRADED), true), Found::Degraded);
+        assert_eq!(judged(503, None, true), Found::Failed);
+        assert_eq!(judged(500, None, true), Found::Refused);
+        assert_eq!(judged(200, None, false), Found::Refused);
+        assert_eq!(judged(200, Some(FAIL), true), Found::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_grpc_service_says_that_it_serves() {
+        use crate::cluster::pool::testing::locally;
+        use http_body::Frame;
+        use http_body_util::StreamBody;
+
+        locally(async {
+            for (status, grpc_status, expected) in
+                [(1, "0", Found::Healthy), (2, "0", Found::Refused), (1, "12", Found::Refused)]
+            {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = listener.local_addr().unwrap();
+                let tasks = TaskTracker::new();
+                tasks.spawn(async move {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let service =
+                        hyper::service::service_fn(move |request: Request<Incoming>| async move {
+                            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                            assert_eq!(request.uri().authority().unwrap(), "c");
+                            let asked = request.into_body().collect().await.unwrap().to_bytes();
+                            assert_eq!(&asked[..], b"\0\0\0\0\x05\x0a\x03shp");
+                            let data = Bytes::from(vec![0, 0, 0, 0, 2, 8, status]);
+                            let mut trailers = HeaderMap::new();
+                            trailers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status));
+                            let frames = [
+                                Ok::<_, std::convert::Infallible>(Frame::data(data)),
+                                Ok(Frame::trailers(trailers)),
+                            ];
+                            let body = StreamBody::new(futures_util::stream::iter(frames));
+                            Ok::<_, std::convert::Infallible>(Response::new(body))
+                        });
+                    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    drop(server.serve_connection(TokioIo::new(stream), service).await);
+                });
+                let question = GrpcQuestion {
+                    service: "shp".into(),
+                    authority: None,
+                    metadata: Default::default(),
+                };
+                let check = CheckConfig {
+                    question: Question::Grpc(question),
+                    ..super::super::tests::check()
+                };
+                let mut probe = Probe {
+                    connector: Arc::new(Connector {
+                        address: xds_proto::convert::Address::Ip(address),
+                        config: Arc::default(),
+                        tls: None,
+                    }),
+                    own_host: None,
+                    cluster: "c".into(),
+                    tasks,
+                    sender: None,
+                };
+                for _ in 0..2 {
+                    assert_eq!(probe.ask(&check).await, expected, "{status} {grpc_status}");
+                }
+            }
+        })
+        .await;
+    }
 }
