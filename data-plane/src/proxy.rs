@@ -8,8 +8,10 @@ mod exchange;
 mod forward;
 mod log;
 mod mirror;
+mod overrides;
 mod reply;
 mod selection;
+mod timeouts;
 mod upgrade;
 
 use std::pin::Pin;
@@ -145,6 +147,11 @@ async fn route(
     ran: &mut usize,
 ) -> Result<Response<Body>, Local> {
     let table = &chain.routes.table;
+    if !exchange.origin.is_some_and(|origin| origin.is_internal) {
+        for name in &table.internal_only {
+            request.headers_mut().remove(name);
+        }
+    }
     let random = fastrand::u64(..);
     let found = match table.find(&view(exchange, &request, random)) {
         Ok(found) => found,
@@ -166,7 +173,8 @@ async fn route(
     match &found.route.action {
         Action::Forward(forward) => {
             let upgrade = allowed(upgrade.as_ref(), forward, &chain.config.http.options)?;
-            let plan = Plan { chain, found: &found, forward, upgrade, random };
+            let retry = forward.retry.as_deref();
+            let plan = Plan { chain, found: &found, forward, upgrade, random, retry };
             forward::forward(exchange, plan, request).await
         }
         Action::Redirect(redirect) => {

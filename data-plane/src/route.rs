@@ -14,7 +14,7 @@ mod tree;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
 use self::action::{Action, ClusterChoice};
 use self::condition::Condition;
@@ -70,6 +70,8 @@ pub struct RouteTable {
     pub(crate) hosts: HostIndex,
     pub(crate) clusters: Box<[Arc<str>]>,
     pub(crate) mutations: Mutations,
+    /// Headers that only requests from inside may have (`internal_only_headers`).
+    pub internal_only: Box<[HeaderName]>,
     pub(crate) ignore_port: bool,
     pub(crate) ignore_path_parameters: bool,
     /// Whether the most specific level is applied last, and so wins.
@@ -420,6 +422,7 @@ mod tests {
             hosts,
             clusters: [].into(),
             mutations: Mutations::default(),
+            internal_only: [].into(),
             ignore_port: false,
             ignore_path_parameters: false,
             most_specific_wins: false,

@@ -64,13 +64,13 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
         response_headers_to_add, response_headers_to_remove,
         most_specific_header_mutations_wins, max_direct_response_body_size_bytes,
         ignore_port_in_host_matching, ignore_path_parameters_in_path_matching,
-        request_mirror_policies,
+        request_mirror_policies, internal_only_headers,
     ],
     // validate_clusters: a cluster may come later; until then cluster_not_found_response_code.
     // metadata: for the control plane's own use.
     ignore: [validate_clusters, metadata],
     refuse: [
-        vhds, internal_only_headers, cluster_specifier_plugins, vhost_header, typed_per_filter_config, route_specifiers,
+        vhds, cluster_specifier_plugins, vhost_header, typed_per_filter_config, route_specifiers,
     ]);
     let mutations = Mutations {
         request: mutations(
@@ -92,6 +92,8 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
         body_bytes_max: usize::try_from(body_bytes_max).unwrap_or(usize::MAX),
     };
     let inherited = mirror::compile(request_mirror_policies, &mut around, &Arc::from([]))?;
+    let internal_only =
+        each(internal_only_headers, "internal_only_headers", |name| action::header_name(&name))?;
     let mut hosts = HostIndex::default();
     let mut number = 0_u32;
     let virtual_hosts = each(virtual_hosts, "virtual_hosts", |message| {
@@ -106,6 +108,7 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
         hosts,
         clusters: around.cluster_names.into(),
         mutations,
+        internal_only: internal_only.into(),
         ignore_port: ignore_port_in_host_matching,
         ignore_path_parameters: ignore_path_parameters_in_path_matching,
         most_specific_wins: most_specific_header_mutations_wins,

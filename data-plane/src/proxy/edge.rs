@@ -61,6 +61,8 @@ pub struct Origin {
     pub client: SocketAddr,
     /// Whether the client spoke TLS, here or with a proxy in front.
     pub is_https: bool,
+    /// Whether the request comes from inside.
+    pub is_internal: bool,
 }
 
 /// Says in the headers who the client is, drops what it may not say, and gives the request an id.
@@ -97,7 +99,7 @@ pub fn request(headers: &mut HeaderMap, options: &EdgeOptions, peer: Peer, rando
         append(headers, &VIA, ", ", via.as_bytes());
     }
     let is_https = headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https");
-    Origin { client, is_https }
+    Origin { client, is_https, is_internal }
 }
 
 /// The client that the proxies in front name, and whether it may count as inside: only where

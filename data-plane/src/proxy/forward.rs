@@ -10,8 +10,10 @@ use tokio::time::Instant;
 use super::deadline::{Expired, Limits};
 use super::exchange::{Exchange, path_of};
 use super::mirror;
-use super::reply::{Local, is_grpc};
+use super::overrides::Overrides;
+use super::reply::Local;
 use super::selection::{choose, hash_view, observed, select};
+use super::timeouts::{self, milliseconds, say_stream_limit, say_timeout};
 use crate::body::{Body, Deadlines, Ended};
 use crate::cluster::Cluster;
 use crate::cluster::balancer::Selection;
@@ -28,10 +30,8 @@ use crate::route::retry::{Failure, Outcome, RetryPolicy};
 use crate::telemetry::stats::UpstreamFailureKind;
 use crate::telemetry::why::Why;
 
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Where a request goes, and how.
 #[derive(Debug, Clone, Copy)]
@@ -42,10 +42,12 @@ pub(super) struct Plan<'a> {
     /// The protocol that the client may and wants to upgrade to.
     pub(super) upgrade: Option<&'a HeaderValue>,
     pub(super) random: u64,
+    /// The retry policy: the route's, or what the request made of it.
+    pub(super) retry: Option<&'a RetryPolicy>,
 }
 
 impl Plan<'_> {
-    fn adds_envoy_headers(&self) -> bool {
+    pub(super) fn adds_envoy_headers(&self) -> bool {
         !self.chain.config.http.filters.router.suppress_envoy_headers
     }
 }
@@ -65,52 +67,32 @@ pub(super) async fn forward(
     exchange.cluster = Some(Arc::clone(&cluster));
     let endpoint = cluster.pick(&selection).ok_or_else(|| Local::new(Why::NoHealthyEndpoint))?;
     let (mut head, body) = request.into_parts();
-    let limits = limits(&plan, &head);
+    let overrides = Overrides::take(&mut head.headers, plan.retry);
+    let plan = Plan { retry: overrides.retry.as_deref().or(plan.retry), ..plan };
+    let limits = overrides.apply(timeouts::limits(&plan, &head.headers));
     prepare(exchange, &plan, picked, (&mut head, &limits));
     exchange.note_sent(&head);
     let body = mirror::send(exchange, &plan, (&head, body), limits.response);
     let has_no_body = body.is_empty();
     let mut tries =
         Tries { exchange, plan, cluster, selection, limits, has_no_body, retries: 0, slot: None };
-    let mut response = tries.run(Request::from_parts(head, body), endpoint).await?;
+    let answered = tries.run(Request::from_parts(head, body), endpoint).await;
+    let mut response = answered.map_err(|mut local| {
+        let may_be_nothing = overrides.answers_timeout_with_nothing;
+        if may_be_nothing && local.why == Why::UpstreamTimeout {
+            local.status = Some(StatusCode::NO_CONTENT);
+        }
+        // The other limits are not the router's in Envoy.
+        let is_router = !matches!(local.why, Why::RequestTimeout | Why::IdleTimeout);
+        if is_router && plan.found.virtual_host.include_attempt_count_in_response {
+            local.attempts = Some(exchange.attempts);
+        }
+        local
+    })?;
     for cookie in cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     Ok(finish(exchange, &plan, picked, (response, &limits)))
-}
-
-fn limits(plan: &Plan<'_>, head: &request::Parts) -> Limits {
-    let timeouts = &plan.chain.config.http.options.timeouts;
-    let asked = plan.forward.grpc_timeout.filter(|_| is_grpc(&head.headers)).and_then(|rule| {
-        let asked = head.headers.get(GRPC_TIMEOUT).and_then(grpc_timeout)?;
-        let limit = rule.max.map_or(asked, |max| asked.min(max));
-        Some(limit.saturating_sub(rule.offset))
-    });
-    let response = asked.or(plan.forward.timeout).filter(|limit| !limit.is_zero());
-    let retry = plan.forward.retry.as_deref();
-    Limits {
-        response,
-        per_try: retry.and_then(|retry| retry.per_try_timeout),
-        idle: plan.forward.idle_timeout.or(timeouts.stream_idle),
-        request: timeouts.request,
-        stream: plan.forward.max_stream_duration.or(timeouts.stream_age_max),
-    }
-}
-
-/// `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2).
-fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?;
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
 }
 
 /// The headers that the router adds, and the changes of the route.
@@ -120,11 +102,8 @@ fn prepare(
     picked: Option<&WeightedCluster>,
     (head, limits): (&mut request::Parts, &Limits),
 ) {
-    let expected = limits.per_try.or(limits.response).filter(|_| plan.adds_envoy_headers());
-    if let Some(expected) = expected {
-        let ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-        head.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(ms));
-    }
+    say_timeout(plan, &mut head.headers, limits, Duration::ZERO);
+    say_stream_limit(&mut head.headers, limits);
     let context = exchange.context();
     plan.found.rewrite_request(head, picked, &context, plan.adds_envoy_headers());
     if let Some(protocol) = plan.upgrade {
@@ -142,7 +121,7 @@ fn finish(
 ) -> Response<Body> {
     let headers = response.headers_mut();
     if plan.adds_envoy_headers() {
-        let ms = u64::try_from(exchange.upstream_wait.as_millis()).unwrap_or(u64::MAX);
+        let ms = milliseconds(exchange.upstream_wait);
         headers.insert(SERVICE_TIME, HeaderValue::from(ms));
     }
     if plan.found.virtual_host.include_attempt_count_in_response {
@@ -251,7 +230,7 @@ impl Tries<'_, '_> {
     }
 
     fn policy(&self) -> Option<&RetryPolicy> {
-        let policy = self.plan.forward.retry.as_deref()?;
+        let policy = self.plan.retry?;
         let exchange = &self.exchange;
         let view = HeaderView {
             method: Some(&exchange.method),
@@ -366,6 +345,11 @@ impl Tries<'_, '_> {
         if self.plan.found.virtual_host.include_request_attempt_count {
             head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.exchange.attempts));
         }
+        if self.retries > 0 {
+            let complete = self.exchange.request.completed_at();
+            let elapsed = complete.map(|at| at.elapsed()).unwrap_or_default();
+            say_timeout(&self.plan, &mut head.headers, &self.limits, elapsed);
+        }
         if !endpoint.config.hostname.is_empty()
             && let Ok(host) = HeaderValue::from_str(&endpoint.config.hostname)
         {
@@ -461,7 +445,10 @@ impl Tries<'_, '_> {
             Expired::Response | Expired::PerTry => Local::new(Why::UpstreamTimeout),
             Expired::Idle => Local::with_status(Why::IdleTimeout, status),
             Expired::Request => Local::new(Why::RequestTimeout),
-            Expired::Stream => Local::with_status(Why::RequestTimeout, status),
+            Expired::Stream => Local {
+                body: Some("downstream duration timeout"),
+                ..Local::with_status(Why::RequestTimeout, status)
+            },
         }
     }
 
@@ -472,27 +459,4 @@ impl Tries<'_, '_> {
 
 fn reset(before_request: bool) -> Failure {
     if before_request { Failure::ResetBeforeRequest } else { Failure::Reset }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_timeouts_are_digits_and_a_unit() {
-        for (text, timeout) in [
-            ("1S", Some(Duration::from_secs(1))),
-            ("100m", Some(Duration::from_millis(100))),
-            ("2H", Some(Duration::from_secs(7200))),
-            ("5u", Some(Duration::from_micros(5))),
-            ("123456789S", None),
-            ("1", None),
-            ("S", None),
-            ("", None),
-            ("1é", None),
-        ] {
-            let value = HeaderValue::from_str(text).ok();
-            assert_eq!(value.as_ref().and_then(grpc_timeout), timeout, "{text}");
-        }
-    }
 }

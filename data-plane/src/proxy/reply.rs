@@ -3,6 +3,7 @@
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+use super::forward::ATTEMPT_COUNT;
 use crate::body::Body;
 use crate::guard::Refused;
 use crate::listener::local_reply::Draft;
@@ -20,31 +21,40 @@ pub(super) struct Local {
     pub(super) why: Why,
     /// Its status, where it is not that of the reason.
     pub(super) status: Option<StatusCode>,
+    /// Its body, where it is not that of the reason.
+    pub(super) body: Option<&'static str>,
     /// Whether earlier tries failed too.
     pub(super) was_retried: bool,
+    /// How many tries there were, where the client is to be told.
+    pub(super) attempts: Option<u32>,
 }
 
 impl Local {
     /// A reply as the reason has it.
     pub(super) fn new(why: Why) -> Self {
-        Self { why, status: None, was_retried: false }
+        Self { why, status: None, body: None, was_retried: false, attempts: None }
     }
 
     /// A reply with another status.
     pub(super) fn with_status(why: Why, status: StatusCode) -> Self {
-        Self { why, status: Some(status), was_retried: false }
+        Self { status: Some(status), ..Self::new(why) }
     }
 
     /// The response, before it is [shaped](shape).
     pub(super) fn respond(&self) -> Response<Body> {
         let facts = self.why.facts();
         let status = self.status.or(facts.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let text = if self.was_retried {
-            facts.body.replace("headers. reset", "headers. retried and the latest reset")
-        } else {
-            facts.body.to_owned()
+        let text = match self.body.unwrap_or(facts.body) {
+            _ if status == StatusCode::NO_CONTENT => String::new(),
+            text if self.was_retried => {
+                text.replace("headers. reset", "headers. retried and the latest reset")
+            }
+            text => text.to_owned(),
         };
         let mut response = plain(status, text);
+        if let Some(attempts) = self.attempts {
+            response.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
+        }
         if self.why == Why::UpstreamOverflow {
             response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
         }

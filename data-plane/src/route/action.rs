@@ -37,7 +37,7 @@ pub struct Forward {
     /// Where to.
     pub cluster: ClusterChoice,
     /// From the last byte of the request to the last of the response, over all attempts
-    /// (`timeout`: unset is 15 s, zero is none).
+    /// (`timeout`: unset is 15 s, zero is none; none too where `max_stream_duration` is given).
     pub timeout: Option<Duration>,
     /// While nothing is sent either way (`idle_timeout`).
     pub idle_timeout: Limit,
@@ -96,6 +96,8 @@ pub struct GrpcTimeout {
     pub max: Option<Duration>,
     /// Taken off what the client asks, so that it hears of the timeout.
     pub offset: Duration,
+    /// Whether it stands in for the longest stream instead (`max_stream_duration`).
+    pub is_of_stream: bool,
 }
 
 /// One of `upgrade_configs`.

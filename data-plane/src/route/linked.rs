@@ -88,6 +88,7 @@ mod tests {
             hosts: HostIndex::default(),
             clusters: ["a".into()].into(),
             mutations: Mutations::default(),
+            internal_only: [].into(),
             ignore_port: false,
             ignore_path_parameters: false,
             most_specific_wins: false,

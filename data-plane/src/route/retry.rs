@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use crate::matcher::header::HeaderMatcher;
 
 /// What to do about answers and failures of an upstream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RetryPolicy {
     /// Which outcomes are tried again (`retry_on`).
     pub on: RetryOn,
@@ -28,6 +28,23 @@ pub struct RetryPolicy {
     /// Whether a try goes to an endpoint not yet tried, if there is one (`retry_host_predicate`
     /// with `previous_hosts`).
     pub avoids_previous_endpoints: bool,
+}
+
+/// Retries nothing, until a condition is added.
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            on: RetryOn::default(),
+            retries: 1,
+            per_try_timeout: None,
+            per_try_idle_timeout: None,
+            status_codes: Box::default(),
+            headers: Box::default(),
+            request_headers: Box::default(),
+            back_off: BackOff::default(),
+            avoids_previous_endpoints: false,
+        }
+    }
 }
 
 /// The conditions of `retry_on`, by their Envoy names.

@@ -77,6 +77,8 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
         hedge_policy,
     ]);
     let timeout = optional_duration(timeout.as_ref(), "timeout")?.unwrap_or(TIMEOUT);
+    // Envoy's "new timeouts": the limit on the stream stands in for the one on the response.
+    let has_stream_limit = max_stream_duration.is_some();
     let old_grpc = grpc_timeout(
         optional_duration(max_grpc_timeout.as_ref(), "max_grpc_timeout")?,
         optional_duration(grpc_timeout_offset.as_ref(), "grpc_timeout_offset")?,
@@ -91,10 +93,10 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
         cluster: cluster(specifier, &labels, around)?,
         labels,
         hash_policy: hash_policy::compile(hash_policy)?,
-        timeout: (!timeout.is_zero()).then_some(timeout),
+        timeout: (!timeout.is_zero() && !has_stream_limit).then_some(timeout),
         idle_timeout: limit(optional_duration(idle_timeout.as_ref(), "idle_timeout")?),
         max_stream_duration,
-        grpc_timeout: grpc_timeout.or(old_grpc),
+        grpc_timeout: if has_stream_limit { grpc_timeout } else { old_grpc },
         retry: match retry_policy {
             Some(policy) => Some(Arc::new(retry::compile(policy).at("retry_policy")?)),
             None => around.retry.clone(),
@@ -134,6 +136,7 @@ fn grpc_timeout(max: Option<Duration>, offset: Option<Duration>) -> Option<GrpcT
     max.map(|max| GrpcTimeout {
         max: (!max.is_zero()).then_some(max),
         offset: offset.unwrap_or_default(),
+        is_of_stream: false,
     })
 }
 
@@ -148,7 +151,8 @@ fn stream_duration(
     let offset =
         optional_duration(grpc_timeout_header_offset.as_ref(), "grpc_timeout_header_offset")?;
     let all = optional_duration(max_stream_duration.as_ref(), "max_stream_duration")?;
-    Ok((limit(all), grpc_timeout(max, offset)))
+    let grpc = grpc_timeout(max, offset).map(|rule| GrpcTimeout { is_of_stream: true, ..rule });
+    Ok((limit(all), grpc))
 }
 
 fn upgrades(
@@ -458,7 +462,7 @@ mod tests {
         assert_eq!(off.timeout, None);
         assert_eq!((off.idle_timeout, off.max_stream_duration), (Limit::Off, Limit::Off));
         let offset = Duration::from_secs(1);
-        assert_eq!(off.grpc_timeout, Some(GrpcTimeout { max: None, offset }));
+        assert_eq!(off.grpc_timeout, Some(GrpcTimeout { max: None, offset, is_of_stream: true }));
         assert_eq!(forward("idle_timeout: 2s").idle_timeout, Limit::After(Duration::from_secs(2)));
     }
 
