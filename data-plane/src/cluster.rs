@@ -12,6 +12,7 @@ pub mod live;
 pub mod labels;
 pub mod failure;
 pub mod protocol;
+pub mod proxy_protocol;
 mod priority;
 mod stride;
 

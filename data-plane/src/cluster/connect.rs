@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -14,6 +14,7 @@ use xds_proto::convert::Address;
 
 use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::protocol::{ConnectionConfig, TcpKeepalive};
+use crate::cluster::proxy_protocol::Ends;
 use crate::tls::client::{ClientTls, Offer};
 
 /// How to connect to an endpoint. Clusters that mean the same share it, and with it a pool.
@@ -51,9 +52,15 @@ pub(crate) struct ConnectError {
 }
 
 impl Connector {
-    /// Connects, TLS included, within the connect timeout.
-    pub(crate) async fn connect(&self, offer: Offer) -> Result<Stream, ConnectError> {
-        let connected = tokio::time::timeout(self.config.connect_timeout, self.try_connect(offer));
+    /// Connects, TLS included, within the connect timeout. `ends`: whose connection it is, for an
+    /// endpoint that wants to know.
+    pub(crate) async fn connect(
+        &self,
+        offer: Offer,
+        ends: Option<Ends>,
+    ) -> Result<Stream, ConnectError> {
+        let connecting = self.try_connect(offer, ends);
+        let connected = tokio::time::timeout(self.config.connect_timeout, connecting);
         connected.await.unwrap_or_else(|_| {
             Err(ConnectError {
                 reason: UpstreamFailure::ConnectTimeout,
@@ -62,11 +69,12 @@ impl Connector {
         })
     }
 
-    async fn try_connect(&self, offer: Offer) -> Result<Stream, ConnectError> {
-        let plain = self
-            .open()
-            .await
-            .map_err(|source| ConnectError { reason: UpstreamFailure::Connect, source })?;
+    async fn try_connect(&self, offer: Offer, ends: Option<Ends>) -> Result<Stream, ConnectError> {
+        let failed = |source| ConnectError { reason: UpstreamFailure::Connect, source };
+        let mut plain = self.open().await.map_err(failed)?;
+        if let Some(version) = self.config.proxy_protocol {
+            plain.write_all(&version.header(ends)).await.map_err(failed)?;
+        }
         let Some(EndpointTls { tls, name }) = &self.tls else { return Ok(Stream::Plain(plain)) };
         let connector = TlsConnector::from(Arc::clone(tls.offering(offer)));
         let stream = connector

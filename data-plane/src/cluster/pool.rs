@@ -22,6 +22,7 @@ use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::live::{EndpointSlot, Slot};
 use crate::cluster::pool::endpoint::{Pool, Ready};
 use crate::cluster::protocol::UpstreamProtocol;
+use crate::cluster::proxy_protocol::Ends;
 use crate::telemetry::stats::Limit;
 use crate::tls::client::Offer;
 
@@ -40,6 +41,8 @@ struct Inner {
     tasks: TaskTracker,
     /// By the address of the connector, which the pool keeps in its place, and the offer.
     pools: RefCell<HashMap<usize, Rc<Pool>, BuildHasherDefault<AddressHasher>>>,
+    /// Where an endpoint is told whose connection it is, the client's have nobody else's requests.
+    of_clients: RefCell<HashMap<(usize, Ends), Rc<Pool>>>,
     is_closed: Cell<bool>,
 }
 
@@ -54,7 +57,12 @@ type Occupied = (Slot, EndpointSlot);
 impl Pools {
     /// No connection yet. Connections are driven by local tasks of `tasks`.
     pub fn new(tasks: TaskTracker) -> Self {
-        let inner = Inner { tasks, pools: RefCell::default(), is_closed: Cell::new(false) };
+        let inner = Inner {
+            tasks,
+            pools: RefCell::default(),
+            of_clients: RefCell::default(),
+            is_closed: Cell::new(false),
+        };
         Self(Rc::new(inner))
     }
 
@@ -76,7 +84,13 @@ impl Pools {
             return Err(UpstreamError::new(UpstreamFailure::Overflow, Some(request), None));
         };
         let mut in_flight = Some((slot, EndpointSlot::new(&endpoint.live)));
-        let pool = self.pool(endpoint, offer(endpoint.connector.config.protocol, &request));
+        let connection = &endpoint.connector.config;
+        let offer = offer(connection.protocol, &request);
+        let ends = request.extensions().get::<Ends>().copied();
+        let pool = match ends.filter(|_| connection.proxy_protocol.is_some()) {
+            None => self.pool(endpoint, offer),
+            Some(ends) => self.pool_of_client(endpoint, offer, ends),
+        };
         for _ in 0..STALE_MAX {
             match attempt(&pool, endpoint, &mut in_flight, request).await {
                 // The connection was gone before it took the request: not even a retry.
@@ -99,7 +113,8 @@ impl Pools {
         }
         self.0.is_closed.set(true);
         let pools = std::mem::take(&mut *self.0.pools.borrow_mut());
-        for pool in pools.into_values() {
+        let of_clients = std::mem::take(&mut *self.0.of_clients.borrow_mut());
+        for pool in pools.into_values().chain(of_clients.into_values()) {
             pool.close();
         }
     }
@@ -107,10 +122,12 @@ impl Pools {
     /// Closes connections that lay idle for too long or whose endpoints left.
     pub fn retire(&self) {
         let now = Instant::now();
-        self.0.pools.borrow_mut().retain(|_, pool| {
+        let is_used = |pool: &Rc<Pool>| {
             pool.sweep(now);
             !pool.is_useless()
-        });
+        };
+        self.0.pools.borrow_mut().retain(|_, pool| is_used(pool));
+        self.0.of_clients.borrow_mut().retain(|_, pool| is_used(pool));
     }
 
     fn pool(&self, endpoint: &Endpoint, offer: Offer) -> Rc<Pool> {
@@ -118,7 +135,16 @@ impl Pools {
         let key = Arc::as_ptr(&endpoint.connector).addr() | offer as usize;
         let mut pools = self.0.pools.borrow_mut();
         let pool = pools.entry(key).or_insert_with(|| {
-            Pool::new(endpoint, offer, self.0.tasks.clone(), self.0.is_closed.get())
+            Pool::new(endpoint, (offer, None), self.0.tasks.clone(), self.0.is_closed.get())
+        });
+        Rc::clone(pool)
+    }
+
+    fn pool_of_client(&self, endpoint: &Endpoint, offer: Offer, ends: Ends) -> Rc<Pool> {
+        let key = Arc::as_ptr(&endpoint.connector).addr() | offer as usize;
+        let mut pools = self.0.of_clients.borrow_mut();
+        let pool = pools.entry((key, ends)).or_insert_with(|| {
+            Pool::new(endpoint, (offer, Some(ends)), self.0.tasks.clone(), self.0.is_closed.get())
         });
         Rc::clone(pool)
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::cluster::proxy_protocol::ProxyProtocol;
+
 /// Everything about a cluster's connections but their TLS. Where two are equal, connections are
 /// carried over from one cluster to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct ConnectionConfig {
     pub http2: Http2Config,
     /// TCP keep-alive probes.
     pub keepalive: Option<TcpKeepalive>,
+    /// Whether, and how, the endpoint is told whose connection it is.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// What is spoken with the endpoints of a cluster.
@@ -77,6 +81,7 @@ impl Default for ConnectionConfig {
             head_bytes_max: 60 * 1024,
             http2: Http2Config::default(),
             keepalive: None,
+            proxy_protocol: None,
         }
     }
 }

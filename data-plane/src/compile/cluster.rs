@@ -5,30 +5,26 @@ mod discovery;
 mod health;
 mod outlier;
 mod policy;
+mod socket;
 
 use std::sync::Arc;
 
-use prost::{Message, Name};
+use prost::Message;
 use xds_proto::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use xds_proto::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget as ProtoBudget;
 use xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
-use xds_proto::envoy::config::core::v3::{HealthCheck, RoutingPriority, TransportSocket};
-use xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
-use xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use xds_proto::envoy::config::core::v3::{HealthCheck, RoutingPriority};
 use xds_proto::envoy::r#type::v3::Percent;
-use xds_proto::field::{At, FieldError, each, required, required_text};
+use xds_proto::field::{At, FieldError, each, required_text};
 use xds_proto::fields;
 use xds_proto::google::protobuf::{Any, UInt32Value};
 
 use crate::cluster::health::CheckConfig;
 use crate::cluster::live::{Breakers, RetryBudget};
-use crate::cluster::protocol::UpstreamProtocol;
 use crate::cluster::{ClusterConfig, Discovery};
 use crate::compile::cluster::connection::ConnectionFields;
 use crate::compile::cluster::discovery::DiscoveryFields;
 use crate::compile::cluster::policy::PolicyFields;
-use crate::compile::tls;
 use crate::tls::client::ClientTlsConfig;
 
 /// Compiles a cluster.
@@ -91,7 +87,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         is_provided: matches!(discovery, Discovery::Aggregate(_)),
     })?;
     let outlier = outlier_detection.map(outlier::compile).transpose().at("outlier_detection")?;
-    let connection = connection::compile(ConnectionFields {
+    let mut connection = connection::compile(ConnectionFields {
         timeout: connect_timeout,
         typed: typed_extension_protocol_options,
         requests_max: max_requests_per_connection,
@@ -101,7 +97,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         selection: protocol_selection,
         options: upstream_connection_options,
     })?;
-    let tls = tls_of(transport_socket, connection.protocol).at("transport_socket")?;
+    let tls = socket::compile(transport_socket, &mut connection).at("transport_socket")?;
     Ok(ClusterConfig {
         secret_names: tls.iter().flat_map(ClientTlsConfig::secret_names).map(Arc::clone).collect(),
         name,
@@ -121,34 +117,6 @@ fn check(messages: Vec<HealthCheck>) -> Result<Option<Arc<CheckConfig>>, FieldEr
         return Err(FieldError::invalid("only one is supported")).at_index(1).at("health_checks");
     }
     Ok(each(messages, "health_checks", health::compile)?.pop().map(Arc::new))
-}
-
-fn tls_of(
-    message: Option<TransportSocket>,
-    protocol: UpstreamProtocol,
-) -> Result<Option<ClientTlsConfig>, FieldError> {
-    let tls = message.map(socket).transpose()?.flatten();
-    if tls.is_none() && protocol == UpstreamProtocol::Auto {
-        return Err(FieldError::invalid("auto_config needs TLS, since ALPN decides"));
-    }
-    Ok(tls)
-}
-
-fn socket(message: TransportSocket) -> Result<Option<ClientTlsConfig>, FieldError> {
-    fields!(message: TransportSocket,
-        read: [config_type],
-        // The type of the configuration says which it is.
-        ignore: [name],
-        refuse: []);
-    let ConfigType::TypedConfig(config) = required(config_type, "typed_config")?;
-    let compiled = match &*config.type_url {
-        url if url == UpstreamTlsContext::type_url() => {
-            unpack(&config).and_then(|context| tls::client(context).map(Some))
-        }
-        url if url == RawBuffer::type_url() => Ok(None),
-        url => Err(FieldError::invalid(format!("{url} is not supported"))),
-    };
-    compiled.at("typed_config")
 }
 
 fn breakers(message: Option<CircuitBreakers>) -> Result<Breakers, FieldError> {
@@ -204,7 +172,7 @@ fn percent(message: Percent) -> Result<f64, FieldError> {
 }
 
 /// The message that a packed config holds.
-fn unpack<M: Message + Name + Default>(config: &Any) -> Result<M, FieldError> {
+fn unpack<M: Message + Default>(config: &Any) -> Result<M, FieldError> {
     M::decode(&*config.value).map_err(|error| FieldError::invalid(error.to_string()))
 }
 
@@ -220,7 +188,8 @@ mod tests {
     use crate::cluster::dns::Family;
     use crate::cluster::failure::UpstreamFailure;
     use crate::cluster::pool::testing::{Client, Speaks, Upstream, endpoints, locally};
-    use crate::cluster::protocol::ConnectionConfig;
+    use crate::cluster::protocol::{ConnectionConfig, UpstreamProtocol};
+    use crate::compile::tls;
     use crate::tls::secret::Secrets;
     use crate::tls::server::ServerTls;
     use crate::tls::testing::{Authority, quoted};

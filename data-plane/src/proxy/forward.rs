@@ -21,6 +21,7 @@ use crate::cluster::endpoints::Endpoint;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::live::Slot;
 use crate::cluster::outlier::observe;
+use crate::cluster::proxy_protocol::Ends;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::matcher::header::HeaderView;
@@ -355,6 +356,11 @@ impl Tries<'_, '_> {
         {
             let keeps_originals = self.plan.adds_envoy_headers() && self.retries == 0;
             self.plan.found.rewrite_host_to(&mut head, &host, keeps_originals);
+        }
+        if endpoint.connector.config.proxy_protocol.is_some() {
+            let facts = &self.exchange.connection.facts;
+            let remote = self.exchange.origin.map_or(facts.remote, |origin| origin.client);
+            head.extensions.insert(Ends { remote, local: facts.local });
         }
         Request::from_parts(head, body)
     }

@@ -67,7 +67,7 @@ impl Probe {
         match &check.question {
             Question::Http(question) => self.ask_http(question).await,
             Question::Tcp(question) => {
-                let mut stream = self.connector.connect(Offer::Http1).await.ok()?;
+                let mut stream = self.connector.connect(Offer::Http1, None).await.ok()?;
                 exchange(&mut stream, question).await
             }
             Question::Grpc(question) => self.ask_grpc(question).await,
@@ -142,7 +142,7 @@ impl Probe {
     }
 
     async fn connect(&self, offer: Offer) -> Option<Sender> {
-        let stream = TokioIo::new(self.connector.connect(offer).await.ok()?);
+        let stream = TokioIo::new(self.connector.connect(offer, None).await.ok()?);
         match offer {
             Offer::Http1 | Offer::Both => {
                 let (sender, connection) = http1::handshake(stream).await.ok()?;

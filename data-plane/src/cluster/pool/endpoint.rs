@@ -17,6 +17,7 @@ use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::live::{ClusterLive, EndpointLive, Slot};
 use crate::cluster::pool::http1::{self, Http1};
 use crate::cluster::pool::http2::{self, Http2, Http2Stream};
+use crate::cluster::proxy_protocol::Ends;
 use crate::telemetry::stats::Limit;
 use crate::tls::client::Offer;
 
@@ -28,6 +29,8 @@ pub(super) struct Pool {
     /// What the endpoint last allowed on an HTTP/2 connection.
     pub(super) streams_max: Cell<Option<usize>>,
     offer: Offer,
+    /// Whose connections they are, where the endpoint is told.
+    ends: Option<Ends>,
     /// Gone when no snapshot has the endpoint any more.
     alive: std::sync::Weak<()>,
     is_closed: Cell<bool>,
@@ -82,7 +85,7 @@ pub(super) struct Permit {
 impl Pool {
     pub(super) fn new(
         endpoint: &Endpoint,
-        offer: Offer,
+        (offer, ends): (Offer, Option<Ends>),
         tasks: TaskTracker,
         is_closed: bool,
     ) -> Rc<Self> {
@@ -91,6 +94,7 @@ impl Pool {
             tasks,
             streams_max: Cell::new(None),
             offer,
+            ends,
             alive: Arc::downgrade(&endpoint.alive),
             is_closed: Cell::new(is_closed),
             state: RefCell::default(),
@@ -178,7 +182,7 @@ impl Pool {
         endpoint: &Endpoint,
     ) -> Result<Ready, Refusal> {
         let in_making = InMaking::new(self);
-        match self.connector.connect(self.offer).await {
+        match self.connector.connect(self.offer, self.ends).await {
             Ok(stream) => {
                 let permit = permit.counted(&endpoint.home.live, &endpoint.live);
                 let made = self.open(stream, permit).await;
