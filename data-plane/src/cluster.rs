@@ -315,6 +315,7 @@ impl<'a> Linker<'a> {
         let previous = self.previous.get(&config.address);
         let connector = Connector {
             address: config.address.clone(),
+            also: config.also.clone(),
             config: Arc::clone(&self.home.config.connection),
             tls: self
                 .tls

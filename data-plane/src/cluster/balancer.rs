@@ -260,6 +260,7 @@ mod tests {
         let address = Address::Ip(([127, 0, 0, 1], port).into());
         EndpointConfig {
             address,
+            also: Box::default(),
             hostname: "".into(),
             weight,
             health,

@@ -1,10 +1,14 @@
 //! Makes one connection to one endpoint.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -21,6 +25,8 @@ use crate::tls::client::{ClientTls, Offer};
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     pub(crate) address: Address,
+    /// More addresses of the same endpoint.
+    pub(crate) also: Box<[SocketAddr]>,
     pub(crate) config: Arc<ConnectionConfig>,
     pub(crate) tls: Option<EndpointTls>,
 }
@@ -40,7 +46,10 @@ impl PartialEq for EndpointTls {
 
 impl PartialEq for Connector {
     fn eq(&self, other: &Self) -> bool {
-        self.address == other.address && self.config == other.config && self.tls == other.tls
+        self.address == other.address
+            && self.also == other.also
+            && self.config == other.config
+            && self.tls == other.tls
     }
 }
 
@@ -87,7 +96,12 @@ impl Connector {
     async fn open(&self) -> io::Result<Plain> {
         match &self.address {
             Address::Ip(address) => {
-                let stream = TcpStream::connect(address).await?;
+                let stream = if self.also.is_empty() {
+                    TcpStream::connect(address).await?
+                } else {
+                    let order = self.config.eyeballs.order(*address, &self.also);
+                    race(&order).await?
+                };
                 stream.set_nodelay(true)?;
                 if let Some(keepalive) = &self.config.keepalive {
                     socket2::SockRef::from(&stream).set_tcp_keepalive(&probes(keepalive))?;
@@ -99,6 +113,29 @@ impl Connector {
                 Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is no address")))
             }
         }
+    }
+}
+
+/// How long a connection may take until the next address is tried beside it: Envoy's.
+const NEXT_ADDRESS: Duration = Duration::from_millis(300);
+
+/// Connects to the first address that answers (RFC 8305).
+async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut rest = addresses.iter();
+    let mut attempts: FuturesUnordered<_> =
+        rest.next().map(TcpStream::connect).into_iter().collect();
+    let mut last = io::Error::from(io::ErrorKind::InvalidInput);
+    loop {
+        let wait = tokio::time::sleep(NEXT_ADDRESS);
+        tokio::select! {
+            ended = attempts.next() => match ended {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => last = error,
+                None => return Err(last),
+            },
+            () = wait, if rest.len() > 0 => {}
+        }
+        attempts.extend(rest.next().map(TcpStream::connect));
     }
 }
 
@@ -188,3 +225,20 @@ macro_rules! delegate {
 
 delegate!(Stream: Plain, Tls);
 delegate!(Plain: Tcp, Unix);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_fails_is_followed_by_the_next_at_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let dead: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let began = tokio::time::Instant::now();
+        let stream = race(&[dead, address]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), address);
+        assert!(began.elapsed() < NEXT_ADDRESS);
+        assert!(race(&[dead, dead]).await.is_err());
+    }
+}

@@ -20,7 +20,7 @@ pub struct DnsConfig {
     pub names: Arc<EndpointsConfig>,
     /// Which addresses are taken.
     pub family: Family,
-    /// One address is used at a time, and kept while the answer has it.
+    /// All addresses are one endpoint's, and its first is kept while the answer has it.
     pub is_logical: bool,
     /// Time between lookups. Envoy's default is 5 s.
     pub refresh: Duration,
@@ -148,14 +148,14 @@ impl Answers {
     }
 
     fn take(&mut self, name: (String, u16), mut found: Vec<SocketAddr>, is_logical: bool) {
+        // Answers come in any order, which is no change.
+        let first = found.first().copied();
+        found.sort_unstable();
+        found.dedup();
         if is_logical {
             let last = self.0.get(&name).and_then(|last| last.first());
-            let kept = last.copied().filter(|last| found.contains(last));
-            found = kept.or(found.first().copied()).into_iter().collect();
-        } else {
-            // Answers come in any order, which is no change.
-            found.sort_unstable();
-            found.dedup();
+            let kept = last.copied().filter(|last| found.contains(last)).or(first);
+            found.sort_by_key(|address| Some(*address) != kept);
         }
         self.0.insert(name, found);
     }
@@ -164,21 +164,26 @@ impl Answers {
     fn endpoints(&self, dns: &DnsConfig) -> EndpointsConfig {
         let mut seen = HashSet::new();
         let localities = dns.names.localities.iter().map(|group| {
-            let endpoints = group.endpoints.iter().flat_map(|endpoint| self.resolved(endpoint));
+            let resolved = |endpoint| self.resolved(endpoint, dns.is_logical);
+            let endpoints = group.endpoints.iter().flat_map(resolved);
             let endpoints = endpoints.filter(|endpoint| seen.insert(endpoint.address.clone()));
             LocalityConfig { endpoints: endpoints.collect(), ..group.clone() }
         });
         EndpointsConfig { localities: localities.collect(), ..(*dns.names).clone() }
     }
 
-    fn resolved(&self, endpoint: &EndpointConfig) -> Vec<EndpointConfig> {
+    /// An endpoint for each address; or one that has them all.
+    fn resolved(&self, endpoint: &EndpointConfig, is_logical: bool) -> Vec<EndpointConfig> {
         let Address::Name(name, port) = &endpoint.address else { return vec![endpoint.clone()] };
-        let found = self.0.get(&(name.clone(), *port)).into_iter().flatten();
+        let found = self.0.get(&(name.clone(), *port)).map_or(&[][..], |found| found);
+        let also = if is_logical { found.get(1..).unwrap_or_default() } else { &[] };
+        let found = if is_logical { found.get(..1).unwrap_or_default() } else { found };
         let at = |address: &SocketAddr| EndpointConfig {
             address: Address::Ip(*address),
+            also: also.into(),
             ..endpoint.clone()
         };
-        found.map(at).collect()
+        found.iter().map(at).collect()
     }
 }
 
@@ -214,6 +219,7 @@ mod tests {
     fn dns(is_logical: bool) -> DnsConfig {
         let endpoint = EndpointConfig {
             address: Address::Name("a.test".into(), 80),
+            also: Box::default(),
             hostname: "a.test".into(),
             weight: 3,
             health: Health::Healthy,

@@ -1,5 +1,6 @@
 //! Endpoints of a cluster: what a resource says of them, and what a request is sent to.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use xds_proto::convert::Address;
@@ -57,6 +58,8 @@ pub struct Locality {
 pub struct EndpointConfig {
     /// Where it listens; a name only where the cluster resolves names.
     pub address: Address,
+    /// More addresses, tried where the first does not answer.
+    pub also: Box<[SocketAddr]>,
     /// What it is called; empty when nobody said.
     pub hostname: Arc<str>,
     /// Its share among the endpoints of its group, at least 1.

@@ -1,5 +1,6 @@
 //! How connections of a cluster are made and how long they live.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::cluster::proxy_protocol::ProxyProtocol;
@@ -26,6 +27,8 @@ pub struct ConnectionConfig {
     pub http2: Http2Config,
     /// TCP keep-alive probes.
     pub keepalive: Option<TcpKeepalive>,
+    /// In which order the addresses of an endpoint that has several are tried.
+    pub eyeballs: HappyEyeballs,
     /// Whether, and how, the endpoint is told whose connection it is.
     pub proxy_protocol: Option<ProxyProtocol>,
 }
@@ -58,6 +61,54 @@ pub struct Http2Config {
     pub ping_timeout: Duration,
 }
 
+/// In which order the addresses of an endpoint are tried: those of the first family and the others
+/// in turn (RFC 8305).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HappyEyeballs {
+    /// The first family; `None`: that of the first address.
+    pub first: Option<AddressFamily>,
+    /// So many of the first family before the first of the other.
+    pub first_count: usize,
+}
+
+/// A family of IP addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Default for HappyEyeballs {
+    fn default() -> Self {
+        Self { first: None, first_count: 1 }
+    }
+}
+
+impl HappyEyeballs {
+    /// All addresses, in the order in which they are tried.
+    pub(crate) fn order(&self, address: SocketAddr, also: &[SocketAddr]) -> Vec<SocketAddr> {
+        let is_first = |one: &SocketAddr| match self.first {
+            None => one.is_ipv4() == address.is_ipv4(),
+            Some(AddressFamily::V4) => one.is_ipv4(),
+            Some(AddressFamily::V6) => one.is_ipv6(),
+        };
+        let all = std::iter::once(address).chain(also.iter().copied());
+        let (first, other): (Vec<_>, Vec<_>) = all.partition(is_first);
+        let (mut first, mut other) = (first.into_iter(), other.into_iter());
+        let mut order: Vec<_> = first.by_ref().take(self.first_count.max(1)).collect();
+        loop {
+            let before = order.len();
+            order.extend(other.next());
+            order.extend(first.next());
+            if order.len() == before {
+                return order;
+            }
+        }
+    }
+}
+
 /// TCP keep-alive probes; what is not set is the system's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TcpKeepalive {
@@ -81,6 +132,7 @@ impl Default for ConnectionConfig {
             head_bytes_max: 60 * 1024,
             http2: Http2Config::default(),
             keepalive: None,
+            eyeballs: HappyEyeballs::default(),
             proxy_protocol: None,
         }
     }
@@ -97,5 +149,23 @@ impl Default for Http2Config {
             ping_interval: None,
             ping_timeout: Duration::from_secs(20),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (six, one, two, three) =
+            (at("[::1]:1"), at("1.1.1.1:1"), at("2.2.2.2:1"), at("3.3.3.3:1"));
+        let order = |first, first_count| {
+            HappyEyeballs { first, first_count }.order(one, &[two, three, six])
+        };
+        assert_eq!(order(None, 1), [one, six, two, three]);
+        assert_eq!(order(None, 2), [one, two, six, three]);
+        assert_eq!(order(Some(AddressFamily::V6), 1), [six, one, two, three]);
     }
 }

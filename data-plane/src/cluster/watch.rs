@@ -155,7 +155,7 @@ fn connector(endpoint: &Endpoint) -> Arc<Connector> {
     if address == endpoint.connector.address {
         return Arc::clone(&endpoint.connector);
     }
-    Arc::new(Connector { address, ..(*endpoint.connector).clone() })
+    Arc::new(Connector { address, also: Box::default(), ..(*endpoint.connector).clone() })
 }
 
 fn own_host(endpoint: &Endpoint) -> Option<Arc<str>> {

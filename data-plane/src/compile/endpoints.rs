@@ -1,6 +1,7 @@
 //! A `ClusterLoadAssignment` resource to endpoints.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use xds_proto::convert::{self, Address};
@@ -8,7 +9,8 @@ use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use xds_proto::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, endpoint::HealthCheckConfig,
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, endpoint::AdditionalAddress,
+    endpoint::HealthCheckConfig,
 };
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
@@ -122,14 +124,14 @@ fn endpoint(message: LbEndpoint, names: Names) -> Result<EndpointConfig, FieldEr
         refuse: []);
     let weight = weight(load_balancing_weight.as_ref())?.unwrap_or(1);
     let health = health(health_status).at("health_status")?;
-    let (address, hostname, check) = match required(host_identifier, "endpoint")? {
+    let ((address, also), hostname, check) = match required(host_identifier, "endpoint")? {
         HostIdentifier::Endpoint(host) => place(host, names).at("endpoint")?,
         HostIdentifier::EndpointName(_) => {
             return Err(FieldError::unsupported()).at("endpoint_name");
         }
     };
     let labels = Arc::new(metadata.map(of_metadata).unwrap_or_default());
-    Ok(EndpointConfig { address, hostname, weight, health, labels, check })
+    Ok(EndpointConfig { address, also, hostname, weight, health, labels, check })
 }
 
 fn health(status: i32) -> Result<Health, FieldError> {
@@ -142,14 +144,15 @@ fn health(status: i32) -> Result<Health, FieldError> {
     }
 }
 
-/// Where an endpoint is, what it is called, and what is special about its health checks.
-type Place = (Address, Arc<str>, Option<Arc<CheckTarget>>);
+/// Where an endpoint is and may be too, what it is called, and what is special about its health checks.
+type Place = ((Address, Box<[SocketAddr]>), Arc<str>, Option<Arc<CheckTarget>>);
 
 fn place(message: Endpoint, names: Names) -> Result<Place, FieldError> {
     fields!(message: Endpoint,
-        read: [address, hostname, health_check_config],
+        read: [address, hostname, health_check_config, additional_addresses],
         ignore: [observability_name],
-        refuse: [additional_addresses]);
+        refuse: []);
+    let also = each(additional_addresses, "additional_addresses", additional)?.into();
     let check = health_check_config.map(check_target).transpose().at("health_check_config")?;
     let check = check.filter(|check| *check != CheckTarget::default()).map(Arc::new);
     let address = convert::address(address)?;
@@ -164,10 +167,20 @@ fn place(message: Endpoint, names: Names) -> Result<Place, FieldError> {
         // The name is what `auto_host_rewrite` and `auto_host_sni` go by.
         Address::Name(name, _) if hostname.is_empty() => {
             let hostname = name.as_str().into();
-            Ok((address, hostname, check))
+            Ok(((address, also), hostname, check))
         }
         Address::Name(..) | Address::Ip(_) | Address::Pipe(_) => {
-            Ok((address, hostname.into(), check))
+            Ok(((address, also), hostname.into(), check))
+        }
+    }
+}
+
+fn additional(message: AdditionalAddress) -> Result<SocketAddr, FieldError> {
+    fields!(message: AdditionalAddress, read: [address], ignore: [], refuse: []);
+    match convert::address(address)? {
+        Address::Ip(address) => Ok(address),
+        Address::Name(..) | Address::Pipe(_) => {
+            Err(FieldError::invalid("must be an IP address")).at("address")
         }
     }
 }

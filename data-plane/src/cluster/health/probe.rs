@@ -320,6 +320,7 @@ mod tests {
                 let mut probe = Probe {
                     connector: Arc::new(Connector {
                         address: xds_proto::convert::Address::Ip(address),
+                        also: Box::default(),
                         config: Arc::default(),
                         tls: None,
                     }),

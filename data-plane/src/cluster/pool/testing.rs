@@ -227,6 +227,7 @@ pub(crate) struct Settings {
 pub(crate) fn endpoints(addresses: &[Address]) -> Arc<EndpointsConfig> {
     let endpoints = addresses.iter().map(|address| EndpointConfig {
         address: address.clone(),
+        also: Box::default(),
         hostname: "".into(),
         weight: 1,
         health: Health::Healthy,

@@ -6,6 +6,9 @@ use std::time::Duration;
 use prost::Name;
 use xds_proto::convert::optional_duration;
 use xds_proto::envoy::config::cluster::v3::UpstreamConnectionOptions;
+use xds_proto::envoy::config::cluster::v3::upstream_connection_options::{
+    FirstAddressFamilyVersion, HappyEyeballsConfig,
+};
 use xds_proto::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
 use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
@@ -17,7 +20,9 @@ use xds_proto::field::{At, FieldError, required};
 use xds_proto::fields;
 use xds_proto::google::protobuf::{self, Any, UInt32Value};
 
-use crate::cluster::protocol::{ConnectionConfig, Http2Config, TcpKeepalive, UpstreamProtocol};
+use crate::cluster::protocol::{
+    AddressFamily, ConnectionConfig, HappyEyeballs, Http2Config, TcpKeepalive, UpstreamProtocol,
+};
 use crate::compile::cluster::unpack;
 
 /// The key of the protocol options, and the only one we know.
@@ -44,8 +49,9 @@ pub(super) fn compile(fields: ConnectionFields) -> Result<ConnectionConfig, Fiel
         config.connect_timeout = timeout;
     }
     config.requests_max = limit(fields.requests_max);
-    config.keepalive =
-        fields.options.map(options).transpose().at("upstream_connection_options")?.flatten();
+    if let Some(message) = fields.options {
+        options(message, &mut config).at("upstream_connection_options")?;
+    }
     let mut typed = fields.typed;
     if let Some(packed) = typed.remove(HTTP) {
         let read = http(&packed, &mut config).at_key(HTTP);
@@ -76,13 +82,37 @@ fn limit(value: Option<UInt32Value>) -> Option<u32> {
     value.map(|value| value.value).filter(|value| *value > 0)
 }
 
-fn options(message: UpstreamConnectionOptions) -> Result<Option<TcpKeepalive>, FieldError> {
+fn options(
+    message: UpstreamConnectionOptions,
+    config: &mut ConnectionConfig,
+) -> Result<(), FieldError> {
     fields!(message: UpstreamConnectionOptions,
-        read: [tcp_keepalive],
-        // For addresses beside the first, which are refused; names of interfaces are not logged.
-        ignore: [happy_eyeballs_config, set_local_interface_name_on_upstream_connections],
+        read: [tcp_keepalive, happy_eyeballs_config],
+        // Names of interfaces are not logged.
+        ignore: [set_local_interface_name_on_upstream_connections],
         refuse: []);
-    tcp_keepalive.map(keepalive).transpose().at("tcp_keepalive")
+    config.keepalive = tcp_keepalive.map(keepalive).transpose().at("tcp_keepalive")?;
+    if let Some(message) = happy_eyeballs_config {
+        config.eyeballs = eyeballs(message).at("happy_eyeballs_config")?;
+    }
+    Ok(())
+}
+
+fn eyeballs(message: HappyEyeballsConfig) -> Result<HappyEyeballs, FieldError> {
+    fields!(message: HappyEyeballsConfig,
+        read: [first_address_family_version, first_address_family_count],
+        ignore: [],
+        refuse: []);
+    let first = match FirstAddressFamilyVersion::try_from(first_address_family_version) {
+        Ok(FirstAddressFamilyVersion::Default) => None,
+        Ok(FirstAddressFamilyVersion::V4) => Some(AddressFamily::V4),
+        Ok(FirstAddressFamilyVersion::V6) => Some(AddressFamily::V6),
+        Ok(FirstAddressFamilyVersion::Pipe | FirstAddressFamilyVersion::Internal) | Err(_) => {
+            return Err(FieldError::unsupported()).at("first_address_family_version");
+        }
+    };
+    let first_count = first_address_family_count.map_or(1, |count| count.value as usize);
+    Ok(HappyEyeballs { first, first_count })
 }
 
 fn keepalive(message: core::TcpKeepalive) -> Result<TcpKeepalive, FieldError> {
