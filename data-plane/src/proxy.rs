@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod edge;
 pub mod worker;
+mod client_certificate;
 mod deadline;
 mod exchange;
 mod forward;
@@ -129,10 +130,12 @@ fn admit(
     let (mut head, body) = request.into_parts();
     let facts = &exchange.connection.facts;
     let asks = guard::request(&mut head, options, facts.local.port())?;
+    let certificate = exchange.connection.certificate_element(options.edge.certificate_details);
     let peer = Peer {
         remote: facts.remote,
         is_tls: facts.is_tls,
         own_address: exchange.connection.worker().settings.own_address,
+        certificate: certificate.as_ref(),
     };
     let origin = edge::request(&mut head.headers, &options.edge, peer, fastrand::u128(..));
     exchange.note_request(&head, origin);

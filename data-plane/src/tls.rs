@@ -1,9 +1,11 @@
 //! TLS of both sides: certificates and trust as configs, and rustls configs once secrets are known.
 
 pub mod server;
+mod subject;
 pub mod client;
 pub mod verify;
 pub mod names;
+pub mod identity;
 pub mod secret;
 
 use std::sync::{Arc, LazyLock};

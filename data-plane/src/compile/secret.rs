@@ -51,11 +51,11 @@ pub fn compile(message: Secret) -> Result<SecretConfig, FieldError> {
 /// A certificate with its key.
 pub(crate) fn certificate(message: TlsCertificate) -> Result<Certificate, FieldError> {
     fields!(message: TlsCertificate,
-    read: [certificate_chain, private_key],
+    read: [certificate_chain, private_key, ocsp_staple],
     // Says when to read files again; there are none left when a resource is compiled.
     ignore: [watched_directory],
     refuse: [
-        pkcs12, private_key_provider, password, ocsp_staple, signed_certificate_timestamp,
+        pkcs12, private_key_provider, password, signed_certificate_timestamp,
         tls_params,
     ]);
     let chain = certificates(certificate_chain).at("certificate_chain")?;
@@ -66,21 +66,31 @@ pub(crate) fn certificate(message: TlsCertificate) -> Result<Certificate, FieldE
     let key = key.at("private_key")?;
     let mut hash = Sha256::new();
     chain.iter().for_each(|certificate| hash.update(certificate));
-    let names = names(&chain).at("certificate_chain")?;
+    let (names, uris) = names(&chain).at("certificate_chain")?;
+    let staple = match ocsp_staple {
+        None => None,
+        staple => Some(inline_data(staple).at("ocsp_staple")?),
+    };
+    staple.iter().for_each(|staple| hash.update(staple));
     let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             FieldError::invalid("does not match certificate_chain")
         }
         error => FieldError::invalid(error.to_string()),
     });
-    Ok(Certificate { key: Arc::new(key.at("private_key")?), names, digest: hash.finalize().into() })
+    let key = CertifiedKey { ocsp: staple, ..key.at("private_key")? };
+    Ok(Certificate { key: Arc::new(key), names, uris, digest: hash.finalize().into() })
 }
 
-fn names(chain: &[CertificateDer<'static>]) -> Result<Box<[Box<str>]>, FieldError> {
+type Names = Box<[Box<str>]>;
+
+/// The DNS names and the URIs of a certificate.
+fn names(chain: &[CertificateDer<'static>]) -> Result<(Names, Names), FieldError> {
     let leaf = required(chain.first(), "certificate")?;
     let leaf = EndEntityCert::try_from(leaf)
         .map_err(|error| FieldError::invalid(format!("invalid certificate: {error}")))?;
-    Ok(leaf.valid_dns_names().map(|name| name.to_ascii_lowercase().into()).collect())
+    let names = leaf.valid_dns_names().map(|name| name.to_ascii_lowercase().into()).collect();
+    Ok((names, leaf.valid_uri_names().map(Into::into).collect()))
 }
 
 fn certificates(source: Option<DataSource>) -> Result<Vec<CertificateDer<'static>>, FieldError> {

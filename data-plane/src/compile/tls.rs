@@ -8,7 +8,9 @@ use xds_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
-use xds_proto::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
+use xds_proto::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::{
+    OcspStaplePolicy, SessionTicketKeysType,
+};
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters, UpstreamTlsContext,
@@ -31,10 +33,15 @@ pub fn server(message: DownstreamTlsContext) -> Result<ServerTlsConfig, FieldErr
         read: [
             common_tls_context, require_client_certificate, require_sni,
             disable_stateful_session_resumption, prefer_client_ciphers, session_ticket_keys_type,
+            ocsp_staple_policy,
         ],
         // What nobody is named like always gets the certificate that its client can verify.
         ignore: [full_scan_certs_on_sni_mismatch],
-        refuse: [session_timeout, ocsp_staple_policy]);
+        refuse: [session_timeout]);
+    // Others judge the staple; this one passes on what is given.
+    if OcspStaplePolicy::try_from(ocsp_staple_policy) != Ok(OcspStaplePolicy::LenientStapling) {
+        return Err(FieldError::unsupported()).at("ocsp_staple_policy");
+    }
     let common = common(common_tls_context.unwrap_or_default()).at("common_tls_context")?;
     if common.certificates.is_empty() {
         return Err(FieldError::invalid("a server needs a certificate")).at("common_tls_context");

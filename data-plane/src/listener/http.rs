@@ -66,8 +66,44 @@ pub struct EdgeOptions {
     pub preserve_request_id: bool,
     /// Tell the id in every response.
     pub request_id_in_response: bool,
-    /// Pass on what a proxy in front says of the client's certificate; else it is dropped.
-    pub forwards_client_certificate: bool,
+    /// What upstream is told of the client's certificate.
+    pub certificate: ForwardCertificate,
+    /// What of it, where we tell it ourselves.
+    pub certificate_details: CertificateDetails,
+}
+
+/// What becomes of `x-forwarded-client-cert` (`forward_client_cert_details`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ForwardCertificate {
+    /// It is dropped.
+    #[default]
+    Sanitize,
+    /// It is passed on if the client showed a certificate itself.
+    ForwardOnly,
+    /// As `ForwardOnly`, and the client's own certificate is added.
+    AppendForward,
+    /// The client's own certificate, if it showed one, is all that there is.
+    SanitizeSet,
+    /// It is passed on.
+    AlwaysForwardOnly,
+}
+
+/// What is told of a client's certificate, beside its hash (`set_current_client_cert_details`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags, as the API has them")]
+pub struct CertificateDetails {
+    /// The subject.
+    pub subject: bool,
+    /// The certificate itself.
+    pub certificate: bool,
+    /// All certificates that the client sent.
+    pub chain: bool,
+    /// The DNS names.
+    pub dns: bool,
+    /// The URIs.
+    pub uri: bool,
+    /// The issuer.
+    pub issuer: bool,
 }
 
 impl Default for EdgeOptions {
@@ -81,7 +117,8 @@ impl Default for EdgeOptions {
             generate_request_id: true,
             preserve_request_id: false,
             request_id_in_response: false,
-            forwards_client_certificate: false,
+            certificate: ForwardCertificate::default(),
+            certificate_details: CertificateDetails::default(),
         }
     }
 }

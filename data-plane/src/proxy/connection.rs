@@ -1,20 +1,24 @@
 //! A client's connection, and the listener that it came in by: what stays while snapshots go.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Version;
+use http::{HeaderValue, Version};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::client_certificate;
 use super::worker::Worker;
+use crate::listener::http::CertificateDetails;
 use crate::listener::matching::ConnectionFacts;
 use crate::listener::{FilterChain, Listener};
 use crate::snapshot::Snapshot;
 use crate::telemetry::stats::ListenerStats;
+use crate::tls::identity::Identity;
+use crate::tls::secret::Certificate;
 
 /// A listener as one worker serves it. It follows the snapshot; its connections follow it.
 #[derive(Debug)]
@@ -125,6 +129,8 @@ impl Serving {
             serving: Rc::clone(self),
             facts,
             tls_version: Cell::new(""),
+            identities: OnceCell::new(),
+            certificate_element: RefCell::default(),
             chain: Cell::new(chain),
             left_behind: RefCell::default(),
             requests: Cell::new(0),
@@ -186,6 +192,13 @@ impl Drop for Admitted {
     }
 }
 
+/// The certificates of both sides.
+#[derive(Debug)]
+struct Identities {
+    client: Identity,
+    own: Option<Arc<Certificate>>,
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -195,6 +208,8 @@ pub struct Connection {
     pub facts: ConnectionFacts,
     /// The version of TLS that it speaks; empty where it speaks none.
     pub tls_version: Cell<&'static str>,
+    identities: OnceCell<Identities>,
+    certificate_element: RefCell<Option<(CertificateDetails, HeaderValue)>>,
     chain: Cell<usize>,
     /// What it is served by when the listener has no chain for it any more.
     left_behind: RefCell<Option<Rc<View>>>,
@@ -209,6 +224,32 @@ impl Connection {
     /// The worker that serves it.
     pub fn worker(&self) -> &Rc<Worker> {
         &self.serving.worker
+    }
+
+    /// Notes the certificates that both sides showed.
+    pub fn identify(&self, client: Identity, own: Option<Arc<Certificate>>) {
+        // A connection has one handshake.
+        let _is_first = self.identities.set(Identities { client, own });
+    }
+
+    /// The client by its certificate, where it showed one.
+    pub fn client(&self) -> Option<&Identity> {
+        self.identities.get().map(|identities| &identities.client)
+    }
+
+    /// What upstream is told of the client's certificate, where it showed one.
+    pub(super) fn certificate_element(&self, details: CertificateDetails) -> Option<HeaderValue> {
+        let identities = self.identities.get()?;
+        let mut element = self.certificate_element.borrow_mut();
+        match &*element {
+            Some((of, value)) if *of == details => Some(value.clone()),
+            _ => {
+                let own_uris = identities.own.as_ref().map_or(&[][..], |own| &own.uris);
+                let value = client_certificate::element(&identities.client, own_uris, details)?;
+                *element = Some((details, value.clone()));
+                Some(value)
+            }
+        }
     }
 
     /// The name of its listener.

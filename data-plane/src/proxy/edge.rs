@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{HeaderMap, HeaderName, HeaderValue, SERVER, VIA};
 use uuid::Uuid;
 
-use crate::listener::http::{EdgeOptions, ServerHeader};
+use crate::listener::http::{EdgeOptions, ForwardCertificate, ServerHeader};
 
 /// The id of a request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -45,13 +45,15 @@ const EDGE_ONLY: [HeaderName; 3] = [
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
+pub struct Peer<'a> {
     /// Its address.
     pub remote: SocketAddr,
     /// Whether it speaks TLS.
     pub is_tls: bool,
     /// What a client on this machine is called in `x-forwarded-for`.
     pub own_address: IpAddr,
+    /// What is told of its certificate, where it showed one.
+    pub certificate: Option<&'a HeaderValue>,
 }
 
 /// Who sent a request.
@@ -67,7 +69,12 @@ pub struct Origin {
 
 /// Says in the headers who the client is, drops what it may not say, and gives the request an id.
 /// `random` makes the id.
-pub fn request(headers: &mut HeaderMap, options: &EdgeOptions, peer: Peer, random: u128) -> Origin {
+pub fn request(
+    headers: &mut HeaderMap,
+    options: &EdgeOptions,
+    peer: Peer<'_>,
+    random: u128,
+) -> Origin {
     let (trusted, may_be_internal) = believed(headers, options);
     let client = trusted.map_or(peer.remote, |address| SocketAddr::new(address, 0));
     let scheme = HeaderValue::from_static(if peer.is_tls { "https" } else { "http" });
@@ -82,9 +89,7 @@ pub fn request(headers: &mut HeaderMap, options: &EdgeOptions, peer: Peer, rando
     }
     let is_internal =
         may_be_internal && options.internal.iter().any(|range| range.contains(client.ip()));
-    if !options.forwards_client_certificate {
-        headers.remove(CLIENT_CERTIFICATE);
-    }
+    tell_certificate(headers, options.certificate, peer.certificate);
     drop_claims(headers, is_internal, options.use_remote_address);
     if is_internal {
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
@@ -100,6 +105,28 @@ pub fn request(headers: &mut HeaderMap, options: &EdgeOptions, peer: Peer, rando
     }
     let is_https = headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https");
     Origin { client, is_https, is_internal }
+}
+
+/// Puts `x-forwarded-client-cert` right; `own` is what is told of a certificate that the client
+/// showed itself.
+fn tell_certificate(
+    headers: &mut HeaderMap,
+    forward: ForwardCertificate,
+    own: Option<&HeaderValue>,
+) {
+    match (forward, own) {
+        (ForwardCertificate::AlwaysForwardOnly, _) | (ForwardCertificate::ForwardOnly, Some(_)) => {
+        }
+        (ForwardCertificate::AppendForward, Some(own)) => {
+            append(headers, &CLIENT_CERTIFICATE, ",", own.as_bytes());
+        }
+        (ForwardCertificate::SanitizeSet, Some(own)) => {
+            headers.insert(CLIENT_CERTIFICATE, own.clone());
+        }
+        (ForwardCertificate::Sanitize, _) | (_, None) => {
+            headers.remove(CLIENT_CERTIFICATE);
+        }
+    }
 }
 
 /// The client that the proxies in front name, and whether it may count as inside: only where
@@ -226,6 +253,7 @@ mod tests {
             remote: SocketAddr::new(remote.parse().unwrap(), 1234),
             is_tls: false,
             own_address: OWN.parse().unwrap(),
+            certificate: None,
         };
         let origin = request(&mut headers, options, peer, 7);
         let mut lines: Vec<_> = headers
@@ -319,6 +347,26 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_told_as_far_as_it_was_shown() {
+        use ForwardCertificate::*;
+        let (theirs, ours) = (HeaderValue::from_static("By=x"), HeaderValue::from_static("Hash=1"));
+        for (forward, shown, hidden) in [
+            (Sanitize, "-", "-"),
+            (ForwardOnly, "By=x", "-"),
+            (AppendForward, "By=x,Hash=1", "-"),
+            (SanitizeSet, "Hash=1", "-"),
+            (AlwaysForwardOnly, "By=x", "By=x"),
+        ] {
+            for (own, want) in [(Some(&ours), shown), (None, hidden)] {
+                let mut headers = HeaderMap::from_iter([(CLIENT_CERTIFICATE, theirs.clone())]);
+                tell_certificate(&mut headers, forward, own);
+                let told = headers.get(CLIENT_CERTIFICATE).map_or("-", |v| v.to_str().unwrap());
+                assert_eq!(told, want, "{forward:?}");
+            }
+        }
+    }
+
+    #[test]
     fn an_id_is_kept_or_made_as_the_place_demands() {
         let id = |options: &EdgeOptions, sent: &[(&str, &str)]| {
             let mut headers = headers(sent);
@@ -326,6 +374,7 @@ mod tests {
                 remote: "203.0.113.9:1".parse().unwrap(),
                 is_tls: false,
                 own_address: OWN.parse().unwrap(),
+                certificate: None,
             };
             request(&mut headers, options, peer, 7);
             headers.get(REQUEST_ID).map(|id| id.to_str().unwrap().to_owned())

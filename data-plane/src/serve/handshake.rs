@@ -13,6 +13,7 @@ use super::io::Stream;
 use crate::listener::matching::ConnectionFacts;
 use crate::proxy::connection::{Admitted, Serving};
 use crate::telemetry::stats::Handshake;
+use crate::tls::identity::Identity;
 
 /// The first byte of a TLS record that holds a hello.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -102,6 +103,7 @@ async fn tls(
     let chain = view.chain().ok_or(HandshakeError::NoChain)?;
     let tls = chain.tls.as_ref().ok_or(HandshakeError::NoChain)?;
     let config = tls.acceptor_for(&said).clone();
+    let own = tls.config.validation.as_ref().and_then(|_| tls.certificate_for(said));
     let handshake = hello.into_stream(config);
     let stream = match chain.config.handshake_timeout {
         None => handshake.await,
@@ -113,6 +115,10 @@ async fn tls(
     match stream {
         Ok(stream) => {
             listener.stats.handshake(Handshake::Ok);
+            let shown = stream.get_ref().1.peer_certificates().and_then(Identity::new);
+            if let Some(client) = shown {
+                admitted.connection().identify(client, own);
+            }
             Ok((admitted, Stream::Tls(Box::new(stream))))
         }
         Err(error) => {

@@ -38,7 +38,9 @@ pub struct Certificate {
     pub key: Arc<CertifiedKey>,
     /// The DNS names of the certificate, in lower case.
     pub names: Box<[Box<str>]>,
-    /// Hash of the chain; two with the same chain are the same.
+    /// The URIs of the certificate.
+    pub uris: Box<[Box<str>]>,
+    /// Hash of the chain and its staple; two with the same chain are the same.
     pub digest: [u8; 32],
 }
 

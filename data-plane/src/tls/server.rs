@@ -91,6 +91,12 @@ impl ServerTls {
         }))
     }
 
+    /// The certificate that this client is shown.
+    pub fn certificate_for(&self, hello: ClientHello<'_>) -> Option<Arc<Certificate>> {
+        let key = self.acceptor.cert_resolver.resolve(hello)?;
+        self.certificates.iter().find(|certificate| Arc::ptr_eq(&certificate.key, &key)).cloned()
+    }
+
     /// The acceptor for this client. A client whose protocols are none of ours is served without
     /// ALPN, as Envoy does; rustls by itself would refuse it.
     pub fn acceptor_for(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {

@@ -14,8 +14,9 @@ use xds_proto::google::protobuf;
 
 use crate::compile::listener::cidr;
 use crate::listener::http::{
-    Codec, EdgeOptions, EscapedSlashes, HeadLimits, HostOptions, Http1Options, Http2Options,
-    HttpOptions, PathOptions, ServerHeader, StripPort, Timeouts, Underscores, Upgrade,
+    CertificateDetails, Codec, EdgeOptions, EscapedSlashes, ForwardCertificate, HeadLimits,
+    HostOptions, Http1Options, Http2Options, HttpOptions, PathOptions, ServerHeader, StripPort,
+    Timeouts, Underscores, Upgrade,
 };
 
 pub(super) fn compile(mut message: HttpConnectionManager) -> Result<HttpOptions, FieldError> {
@@ -53,7 +54,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             always_set_request_id_in_response, forward_client_cert_details, upgrade_configs,
             normalize_path, merge_slashes, path_with_escaped_slashes_action,
             strip_matching_host_port, strip_trailing_host_dot, strip_port_mode, http_filters,
-            access_log, route_specifier, local_reply_config,
+            access_log, route_specifier, local_reply_config, set_current_client_cert_details,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
@@ -74,7 +75,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         refuse: [
             add_user_agent, tracing, scheme_header_transformation,
             original_ip_detection_extensions, early_header_mutation_extensions,
-            set_current_client_cert_details, forward_client_cert_matcher, proxy_100_continue,
+            forward_client_cert_matcher, proxy_100_continue,
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension,
             path_normalization_options, proxy_status_config,
             typed_header_validation_config, append_x_forwarded_port, forward_proto_config,
@@ -87,7 +88,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         (use_remote_address, xff_num_trusted_hops, internal_address_config, skip_xff_append, via),
         (generate_request_id, preserve_external_request_id, always_set_request_id_in_response),
         (forward_client_cert_details, upgrade_configs, http_filters, access_log, route_specifier),
-        local_reply_config,
+        (local_reply_config, set_current_client_cert_details),
         (normalize_path, merge_slashes, path_with_escaped_slashes_action),
         (strip_matching_host_port, strip_trailing_host_dot, strip_port_mode),
     );
@@ -119,8 +120,10 @@ fn edge(message: &HttpConnectionManager) -> Result<EdgeOptions, FieldError> {
         generate_request_id: message.generate_request_id.as_ref().is_none_or(|flag| flag.value),
         preserve_request_id: message.preserve_external_request_id,
         request_id_in_response: message.always_set_request_id_in_response,
-        forwards_client_certificate: forwards_certificate(message.forward_client_cert_details)
+        certificate: forwards_certificate(message.forward_client_cert_details)
             .at("forward_client_cert_details")?,
+        certificate_details: certificate_details(message.set_current_client_cert_details)
+            .at("set_current_client_cert_details")?,
     })
 }
 
@@ -216,16 +219,30 @@ fn escaped_slashes(value: i32) -> Result<EscapedSlashes, FieldError> {
     }
 }
 
-fn forwards_certificate(value: i32) -> Result<bool, FieldError> {
+fn forwards_certificate(value: i32) -> Result<ForwardCertificate, FieldError> {
     use hcm::ForwardClientCertDetails as Details;
     match Details::try_from(value) {
-        Ok(Details::Sanitize) => Ok(false),
-        Ok(Details::AlwaysForwardOnly) => Ok(true),
-        Ok(Details::ForwardOnly | Details::AppendForward | Details::SanitizeSet) => {
-            Err(FieldError::unsupported())
-        }
+        Ok(Details::Sanitize) => Ok(ForwardCertificate::Sanitize),
+        Ok(Details::ForwardOnly) => Ok(ForwardCertificate::ForwardOnly),
+        Ok(Details::AppendForward) => Ok(ForwardCertificate::AppendForward),
+        Ok(Details::SanitizeSet) => Ok(ForwardCertificate::SanitizeSet),
+        Ok(Details::AlwaysForwardOnly) => Ok(ForwardCertificate::AlwaysForwardOnly),
         Err(_) => unknown(value),
     }
+}
+
+fn certificate_details(
+    message: Option<hcm::SetCurrentClientCertDetails>,
+) -> Result<CertificateDetails, FieldError> {
+    let message = message.unwrap_or_default();
+    fields!(message: hcm::SetCurrentClientCertDetails,
+        read: [subject, cert, chain, dns, uri, issuer],
+        ignore: [],
+        // Other than the one that Envoy has always written.
+        refuse: [format],
+    );
+    let subject = is_true(subject.as_ref());
+    Ok(CertificateDetails { subject, certificate: cert, chain, dns, uri, issuer })
 }
 
 fn upgrade(message: hcm::UpgradeConfig) -> Result<Upgrade, FieldError> {
