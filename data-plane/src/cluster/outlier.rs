@@ -231,7 +231,7 @@ fn eject(endpoint: &Endpoint, config: &OutlierConfig, enforcing: u32) {
         return;
     }
     let ejected = cluster.ejected.load(Relaxed);
-    let percent = u64::from(ejected + 1) * 100;
+    let percent = (u64::from(ejected) + 1) * 100;
     let allowed =
         u64::from(cluster.endpoints.load(Relaxed)) * u64::from(config.ejected_percent_max);
     let is_allowed = percent <= allowed || (ejected == 0 && config.always_ejects_one);
@@ -261,7 +261,9 @@ pub(crate) fn restore(endpoint: &Endpoint) {
     }
     ejection.at = None;
     endpoint.live.outlier.forget_failures();
-    endpoint.home.live.ejected.fetch_sub(1, Relaxed);
+    // A swap counts them anew, perhaps at this moment; the next one sets it right.
+    let less = |count: u32| Some(count.saturating_sub(1));
+    let _before = endpoint.home.live.ejected.fetch_update(Relaxed, Relaxed, less);
     endpoint.home.live.health_changed();
     let (cluster, endpoint) = (&*endpoint.home.config.name, &*endpoint.label);
     tracing::info!(cluster, endpoint, "endpoint no longer ejected");
