@@ -2,6 +2,7 @@
 
 pub mod watch;
 pub mod pool;
+pub mod tunnel;
 pub mod dns;
 pub mod balancer;
 pub mod outlier;

@@ -5,6 +5,7 @@ mod table;
 pub mod listener;
 mod http_connection_manager;
 mod access_log;
+mod tcp_proxy;
 pub mod route;
 pub mod cluster;
 pub mod endpoints;

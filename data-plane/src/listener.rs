@@ -4,6 +4,7 @@ pub mod http;
 pub mod local_reply;
 pub mod log;
 pub mod matching;
+pub mod tcp;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +15,7 @@ use self::http::HttpOptions;
 use self::local_reply::LocalReplies;
 use self::log::{AccessLogConfig, LineFormat, LogFilter};
 use self::matching::{ChainMatch, ConnectionFacts};
+use self::tcp::TcpConfig;
 use crate::filter::Chain;
 use crate::route::linked::LinkedRoutes;
 use crate::route::{Found, RouteTable};
@@ -41,6 +43,15 @@ pub struct ListenerConfig {
     pub hello_timeout: Option<Duration>,
     /// Connections accepted in one go.
     pub accepts_per_wake: usize,
+    /// What a proxy in front says of whom it speaks for.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// How connections begin (`ProxyProtocol`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Whether connections without a header are taken too.
+    pub is_optional: bool,
 }
 
 impl ListenerConfig {
@@ -82,8 +93,11 @@ pub struct FilterChainConfig {
     pub tls: Option<Arc<ServerTlsConfig>>,
     /// How long the TLS handshake may take.
     pub handshake_timeout: Option<Duration>,
-    /// What happens on its connections.
+    /// What happens on its connections, where they speak HTTP.
     pub http: HttpConfig,
+    /// What happens where they carry bytes. Then `http` has no routes, but a table of the clusters
+    /// that the bytes may go to, and the access logs.
+    pub tcp: Option<TcpConfig>,
 }
 
 /// An HTTP connection manager, compiled.
@@ -99,6 +113,19 @@ pub struct HttpConfig {
     pub logs: Box<[AccessLogConfig]>,
     /// How local replies are rewritten.
     pub local_replies: LocalReplies,
+}
+
+impl HttpConfig {
+    /// What a chain has that speaks no HTTP: `clusters`, and logs.
+    pub(crate) fn for_bytes(clusters: RouteTable, logs: Vec<AccessLogConfig>) -> Self {
+        Self {
+            options: HttpOptions::default(),
+            routes: RouteSource::Inline(Arc::new(clusters)),
+            filters: Chain::default(),
+            logs: logs.into(),
+            local_replies: LocalReplies::default(),
+        }
+    }
 }
 
 /// Where the routes of a chain come from.

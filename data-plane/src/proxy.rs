@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod edge;
+pub mod tcp;
 pub mod worker;
 mod client_certificate;
 mod deadline;

@@ -146,6 +146,21 @@ pub struct Found<'a> {
 }
 
 impl RouteTable {
+    /// A table without a route, for who only needs clusters.
+    pub(crate) fn of_clusters(clusters: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            name: "".into(),
+            virtual_hosts: [].into(),
+            hosts: HostIndex::default(),
+            clusters: clusters.into_iter().map(Into::into).collect(),
+            mutations: Mutations::default(),
+            internal_only: [].into(),
+            ignore_port: false,
+            ignore_path_parameters: false,
+            most_specific_wins: false,
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
         &self.name

@@ -5,6 +5,8 @@ mod accept;
 mod connection;
 mod handshake;
 mod io;
+mod proxy_protocol;
+mod socket;
 mod worker;
 
 use std::num::NonZeroUsize;

@@ -9,8 +9,10 @@ use xds_proto::convert::{Address, address, optional_duration};
 use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::config::core::v3::address::Address as AddressKind;
 use xds_proto::envoy::config::listener::v3 as api;
+use xds_proto::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol as ProxyProtocolMessage;
 use xds_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use xds_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use xds_proto::field::{At, FieldError, each, required, required_text};
@@ -19,7 +21,9 @@ use xds_proto::google::protobuf::Any;
 
 use crate::listener::http::Cidr;
 use crate::listener::matching::{self, ChainMatch};
-use crate::listener::{FilterChainConfig, ListenerConfig};
+use crate::listener::tcp::TcpConfig;
+use crate::listener::{FilterChainConfig, HttpConfig, ListenerConfig, ProxyProtocol};
+use crate::route::RouteTable;
 use crate::tls::server::ServerTlsConfig;
 
 /// How long a client may take to say what chains are chosen by, where nothing is set.
@@ -64,7 +68,8 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
     let name: Arc<str> = required_text(name, "name")?.into();
     let ipv4_compat = takes_ipv4(address.as_ref());
     let address = bind_address(address)?;
-    each(listener_filters, "listener_filters", listener_filter)?;
+    let filters = each(listener_filters, "listener_filters", listener_filter)?;
+    let proxy_protocol = filters.into_iter().flatten().next();
     let chains = each(filter_chains, "filter_chains", filter_chain)?;
     let default_chain = default_filter_chain.map(filter_chain).transpose();
     let default_chain = default_chain.at("default_filter_chain")?;
@@ -89,6 +94,7 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
         accepts_per_wake: accepts
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(ACCEPTS_PER_WAKE),
+        proxy_protocol,
     })
 }
 
@@ -111,7 +117,7 @@ fn bind_address(message: Option<core::Address>) -> Result<SocketAddr, FieldError
 }
 
 /// Whatever chains are chosen by is looked at anyway; the TLS inspector asks for no more.
-fn listener_filter(message: api::ListenerFilter) -> Result<(), FieldError> {
+fn listener_filter(message: api::ListenerFilter) -> Result<Option<ProxyProtocol>, FieldError> {
     fields!(message: api::ListenerFilter,
         read: [name, config_type],
         ignore: [],
@@ -121,9 +127,16 @@ fn listener_filter(message: api::ListenerFilter) -> Result<(), FieldError> {
         Some(api::listener_filter::ConfigType::TypedConfig(config))
             if config.type_url == TlsInspector::type_url() =>
         {
-            Ok(())
+            Ok(None)
         }
-        None if name == "envoy.filters.listener.tls_inspector" => Ok(()),
+        None if name == "envoy.filters.listener.tls_inspector" => Ok(None),
+        Some(api::listener_filter::ConfigType::TypedConfig(config))
+            if config.type_url == ProxyProtocolMessage::type_url() =>
+        {
+            let message = ProxyProtocolMessage::decode(config.value.as_slice())
+                .map_err(|error| FieldError::invalid(error.to_string()));
+            message.and_then(proxy_protocol).map(Some).at("typed_config")
+        }
         Some(api::listener_filter::ConfigType::TypedConfig(config)) => {
             unknown_extension("listener filter", &config).at("typed_config")
         }
@@ -132,6 +145,16 @@ fn listener_filter(message: api::ListenerFilter) -> Result<(), FieldError> {
         }
         None => Err(FieldError::required()).at("typed_config"),
     }
+}
+
+fn proxy_protocol(message: ProxyProtocolMessage) -> Result<ProxyProtocol, FieldError> {
+    fields!(message: ProxyProtocolMessage,
+        read: [allow_requests_without_proxy_protocol],
+        // Nobody here reads what else the header says, nor passes it on.
+        ignore: [stat_prefix, pass_through_tlvs, tlv_location],
+        refuse: [rules, disallowed_versions],
+    );
+    Ok(ProxyProtocol { is_optional: allow_requests_without_proxy_protocol })
 }
 
 fn unknown_extension<T>(what: &str, config: &Any) -> Result<T, FieldError> {
@@ -156,9 +179,10 @@ fn filter_chain(message: api::FilterChain) -> Result<FilterChainConfig, FieldErr
     let timeout = timeout.unwrap_or(HANDSHAKE_TIMEOUT);
     let mut filters = filters.into_iter().enumerate();
     let (_, filter) = filters.next().ok_or_else(FieldError::required).at("filters")?;
-    let http = network_filter(filter).at_index(0).at("filters")?;
+    let (http, tcp) = network_filter(filter).at_index(0).at("filters")?;
     if let Some((index, _)) = filters.next() {
-        let error = FieldError::invalid("nothing may follow the http connection manager");
+        let error =
+            FieldError::invalid("nothing may follow a filter that is the last by its nature");
         return Err(error).at_index(index).at("filters");
     }
     Ok(FilterChainConfig {
@@ -167,10 +191,11 @@ fn filter_chain(message: api::FilterChain) -> Result<FilterChainConfig, FieldErr
         tls: tls.map(Arc::new),
         handshake_timeout: (!timeout.is_zero()).then_some(timeout),
         http,
+        tcp,
     })
 }
 
-fn network_filter(message: api::Filter) -> Result<crate::listener::HttpConfig, FieldError> {
+fn network_filter(message: api::Filter) -> Result<(HttpConfig, Option<TcpConfig>), FieldError> {
     let config = match message.config_type {
         Some(api::filter::ConfigType::TypedConfig(config)) => config,
         Some(api::filter::ConfigType::ConfigDiscovery(_)) => {
@@ -178,13 +203,22 @@ fn network_filter(message: api::Filter) -> Result<crate::listener::HttpConfig, F
         }
         None => return Err(FieldError::required()).at("typed_config"),
     };
+    if config.type_url == TcpProxy::type_url() {
+        let message = TcpProxy::decode(config.value.as_slice())
+            .map_err(|error| FieldError::invalid(error.to_string()))
+            .at("typed_config")?;
+        let compiled = super::tcp_proxy::compile(message).at("typed_config")?;
+        let table = RouteTable::of_clusters(compiled.clusters);
+        return Ok((HttpConfig::for_bytes(table, compiled.logs), Some(compiled.config)));
+    }
     if config.type_url != HttpConnectionManager::type_url() {
         return unknown_extension("network filter", &config).at("typed_config");
     }
     let message = HttpConnectionManager::decode(config.value.as_slice())
         .map_err(|error| FieldError::invalid(error.to_string()))
         .at("typed_config")?;
-    super::http_connection_manager::compile(message).at("typed_config")
+    let http = super::http_connection_manager::compile(message).at("typed_config")?;
+    Ok((http, None))
 }
 
 fn transport(message: core::TransportSocket) -> Result<Option<ServerTlsConfig>, FieldError> {

@@ -10,8 +10,10 @@ use super::http::Cidr;
 pub struct ConnectionFacts {
     /// The address that the client connected to.
     pub local: SocketAddr,
-    /// The client's address.
+    /// The client's address; where a proxy in front says who it is, that one.
     pub remote: SocketAddr,
+    /// The address at the other end of the socket.
+    pub peer: SocketAddr,
     /// Whether the client speaks TLS.
     pub is_tls: bool,
     /// The host that the client asked for in its TLS hello, in lower case.
@@ -69,7 +71,7 @@ pub fn select<'a>(
     keep_best(&mut left, |chain| host(&chain.server_names, name));
     keep_best(&mut left, |chain| exact(chain.is_tls, facts.is_tls));
     keep_best(&mut left, |chain| protocol(&chain.application_protocols, facts));
-    keep_best(&mut left, |chain| prefix(&chain.direct_source, facts.remote.ip()));
+    keep_best(&mut left, |chain| prefix(&chain.direct_source, facts.peer.ip()));
     keep_best(&mut left, |chain| exact(chain.is_local_source, is_local(facts)));
     keep_best(&mut left, |chain| prefix(&chain.source, facts.remote.ip()));
     keep_best(&mut left, |chain| match chain.source_ports.as_slice() {
@@ -210,6 +212,7 @@ mod tests {
         ConnectionFacts {
             local: "10.0.0.1:443".parse().unwrap(),
             remote: "192.0.2.7:5555".parse().unwrap(),
+            peer: "192.0.2.7:5555".parse().unwrap(),
             is_tls: server_name.is_some(),
             server_name: server_name.map(Into::into),
             application_protocols: protocols

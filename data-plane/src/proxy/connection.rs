@@ -300,7 +300,7 @@ impl Connection {
         self.cut.cancelled().await;
     }
 
-    /// A request began.
+    /// A request began, or what stands for one.
     pub(super) fn request_began(&self) {
         self.requests.set(self.requests.get() + 1);
     }
@@ -325,6 +325,9 @@ impl Connection {
 /// Whether a connection of the one chain may be served by the other: it needs the same of the
 /// client's handshake. Certificates of ours may differ.
 fn is_served_alike(old: &FilterChain, new: &FilterChain) -> bool {
+    if old.config.tcp.is_some() != new.config.tcp.is_some() {
+        return false;
+    }
     match (&old.config.tls, &new.config.tls) {
         (None, None) => true,
         (Some(old), Some(new)) => {

@@ -186,7 +186,7 @@ impl Exchange {
             details: self.why.map_or("via_upstream", |why| why.facts().details),
             start: Some(self.started_at),
             remote: Some(client),
-            direct_remote: Some(facts.remote),
+            direct_remote: Some(facts.peer),
             local: Some(facts.local),
             endpoint: self.endpoint.as_deref().and_then(socket_address),
             cluster: self.cluster.as_ref().map_or("", |cluster| &cluster.config.name),
@@ -259,7 +259,7 @@ impl Drop for Exchange {
     }
 }
 
-fn socket_address(endpoint: &Endpoint) -> Option<SocketAddr> {
+pub(super) fn socket_address(endpoint: &Endpoint) -> Option<SocketAddr> {
     match &endpoint.config.address {
         Address::Ip(address) => Some(*address),
         Address::Name(..) | Address::Pipe(_) => None,

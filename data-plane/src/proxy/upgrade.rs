@@ -57,7 +57,8 @@ async fn carry(tunnel: Tunnel, exchange: &mut Exchange) -> Option<Why> {
     }
 }
 
-async fn copy(
+/// Carries bytes one way until they end, and counts them.
+pub(super) async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     count: impl Fn(usize),
@@ -74,7 +75,8 @@ async fn copy(
     }
 }
 
-async fn idle_for(limit: Option<Duration>, activity: &Activity) {
+/// Waits until nothing has moved for so long.
+pub(super) async fn idle_for(limit: Option<Duration>, activity: &Activity) {
     let Some(limit) = limit else { return std::future::pending().await };
     loop {
         let at = activity.last() + limit;

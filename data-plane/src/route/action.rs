@@ -165,6 +165,20 @@ pub struct WeightedCluster {
     pub(crate) response: HeaderMutations,
 }
 
+impl WeightedCluster {
+    /// A cluster that changes nothing of what it gets.
+    pub fn plain(index: ClusterIndex, weight: u32) -> Self {
+        Self {
+            index,
+            weight,
+            host_rewrite: None,
+            labels: None,
+            request: HeaderMutations::default(),
+            response: HeaderMutations::default(),
+        }
+    }
+}
+
 impl WeightedClusters {
     /// Clusters with a total weight above zero; none otherwise.
     pub fn new(clusters: Vec<WeightedCluster>, draw: Draw) -> Option<Self> {
@@ -224,13 +238,8 @@ mod tests {
     use super::*;
 
     fn weighted(weights: &[u32]) -> Option<WeightedClusters> {
-        let cluster = |(index, weight): (usize, &u32)| WeightedCluster {
-            index: ClusterIndex(index.try_into().unwrap()),
-            weight: *weight,
-            host_rewrite: None,
-            labels: None,
-            request: HeaderMutations::default(),
-            response: HeaderMutations::default(),
+        let cluster = |(index, weight): (usize, &u32)| {
+            WeightedCluster::plain(ClusterIndex(index.try_into().unwrap()), *weight)
         };
         let clusters = weights.iter().enumerate().map(cluster).collect();
         WeightedClusters::new(clusters, Draw::Random)

@@ -60,6 +60,11 @@ async fn speak(connection: Rc<Connection>, stream: Stream) {
             session.alpn_protocol().map(<[u8]>::to_vec)
         }
     };
+    if chain.config.tcp.is_some() {
+        let _open = Open::new(connection.stats(), Protocol::Tcp);
+        let io = Io::new(stream, HeadClock::new());
+        return proxy::tcp::serve(&connection, view, io).await;
+    }
     let clock = HeadClock::new();
     let mut io = Io::new(stream, Arc::clone(&clock));
     let is_http2 = match (options.codec, alpn.as_deref()) {

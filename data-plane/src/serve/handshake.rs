@@ -4,13 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use rustls::server::Acceptor;
+use rustls::server::{Accepted, AcceptedAlert, Acceptor};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::StartHandshake;
 
 use super::io::Stream;
+use super::proxy_protocol::{self, Header};
+use super::socket::Socket;
 use crate::listener::matching::ConnectionFacts;
+use crate::listener::{Listener, ProxyProtocol};
 use crate::proxy::connection::{Admitted, Serving};
 use crate::telemetry::stats::Handshake;
 use crate::tls::identity::Identity;
@@ -27,6 +31,8 @@ pub(super) enum HandshakeError {
     Timeout,
     #[error("the socket failed")]
     Socket(#[source] io::Error),
+    #[error("the proxy in front does not say who the client is")]
+    ProxyProtocol,
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
 }
@@ -38,28 +44,45 @@ pub(super) async fn establish(
     remote: SocketAddr,
 ) -> Result<(Admitted, Stream), HandshakeError> {
     let listener = serving.listener();
+    let mut socket = Socket::new(socket);
     let mut facts = ConnectionFacts {
-        local: socket.local_addr().map_err(HandshakeError::Socket)?,
+        local: socket.stream().local_addr().map_err(HandshakeError::Socket)?,
         remote,
+        peer: remote,
         is_tls: false,
         server_name: None,
         application_protocols: Box::default(),
     };
+    let until = listener.config.hello_timeout.map(|limit| Instant::now() + limit);
+    if let Some(rules) = listener.config.proxy_protocol {
+        within(until, introduce(&mut socket, &mut facts, rules)).await??;
+    }
     let speaks_tls = match listener.is_tls() {
         Some(is_tls) if !listener.needs_hello() => is_tls,
         _ => {
-            let hello = first_byte(&socket);
-            let byte = match listener.config.hello_timeout {
-                None => hello.await,
-                Some(limit) => timeout(limit, hello).await.map_err(|_| HandshakeError::Timeout)?,
-            };
+            let byte = within(until, socket.first_byte()).await?;
             byte.map_err(HandshakeError::Socket)? == Some(TLS_HANDSHAKE)
         }
     };
     if speaks_tls {
-        return tls(serving, socket, facts).await;
+        let is_sure = listener.is_tls() == Some(true);
+        let hello = match within(until, hello(&mut socket)).await {
+            Ok(hello) => hello,
+            Err(late) => {
+                listener.stats.handshake(Handshake::Timeout);
+                return Err(late);
+            }
+        };
+        match hello {
+            Ok(hello) => return tls(serving, socket, facts, hello).await,
+            Err(error) if is_sure || matches!(error, HelloError::Socket(_)) => {
+                listener.stats.handshake(Handshake::Protocol);
+                return Err(error.tell(&mut socket).await);
+            }
+            // It only began like one.
+            Err(_) => {}
+        }
     }
-    facts.is_tls = false;
     let admitted = serving.admit(facts).ok_or(HandshakeError::NoChain)?;
     let view = admitted.connection().view();
     match view.chain() {
@@ -68,31 +91,96 @@ pub(super) async fn establish(
     }
 }
 
-async fn first_byte(socket: &TcpStream) -> io::Result<Option<u8>> {
-    let mut byte = [0];
-    let read = socket.peek(&mut byte).await?;
-    Ok((read > 0).then_some(byte[0]))
+async fn within<T>(
+    until: Option<Instant>,
+    future: impl Future<Output = T>,
+) -> Result<T, HandshakeError> {
+    match until {
+        None => Ok(future.await),
+        Some(until) => timeout_at(until, future).await.map_err(|_| HandshakeError::Timeout),
+    }
+}
+
+/// Reads what a proxy in front says of the connection.
+async fn introduce(
+    socket: &mut Socket,
+    facts: &mut ConnectionFacts,
+    rules: ProxyProtocol,
+) -> Result<(), HandshakeError> {
+    loop {
+        match proxy_protocol::read(socket.ahead()) {
+            Header::Whole(length, ends) => {
+                socket.consume(length);
+                if let Some(ends) = ends {
+                    facts.remote = ends.source;
+                    facts.local = ends.destination;
+                }
+                return Ok(());
+            }
+            Header::Absent if rules.is_optional => return Ok(()),
+            Header::Absent | Header::Malformed => return Err(HandshakeError::ProxyProtocol),
+            Header::Partial => {
+                if socket.read_ahead().await.map_err(HandshakeError::Socket)? == 0 {
+                    return Err(HandshakeError::ProxyProtocol);
+                }
+            }
+        }
+    }
+}
+
+/// Why there is no hello.
+enum HelloError {
+    Socket(io::Error),
+    Malformed(rustls::Error, AcceptedAlert),
+}
+
+impl HelloError {
+    /// Tells the client what is wrong, as far as that is possible.
+    async fn tell(self, socket: &mut Socket) -> HandshakeError {
+        match self {
+            Self::Socket(error) => HandshakeError::Tls(error),
+            Self::Malformed(error, mut alert) => {
+                let mut bytes = Vec::new();
+                // Writing to memory does not fail, and the connection ends in any case.
+                alert.write_all(&mut bytes).unwrap_or_default();
+                socket.write_all(&bytes).await.unwrap_or_default();
+                HandshakeError::Tls(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+        }
+    }
+}
+
+/// A hello, and how many bytes rustls has read for it.
+type Hello = (Accepted, usize);
+
+/// Reads the hello; its bytes stay ahead.
+async fn hello(socket: &mut Socket) -> Result<Hello, HelloError> {
+    let mut acceptor = Acceptor::default();
+    let mut known = 0;
+    loop {
+        while known < socket.ahead().len() {
+            let mut new = &socket.ahead()[known..];
+            known += acceptor.read_tls(&mut new).map_err(HelloError::Socket)?;
+            match acceptor.accept() {
+                Ok(Some(accepted)) => return Ok((accepted, known)),
+                Ok(None) => {}
+                Err((error, alert)) => return Err(HelloError::Malformed(error, alert)),
+            }
+        }
+        if socket.read_ahead().await.map_err(HelloError::Socket)? == 0 {
+            return Err(HelloError::Socket(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
 }
 
 async fn tls(
     serving: &Rc<Serving>,
-    socket: TcpStream,
+    mut socket: Socket,
     mut facts: ConnectionFacts,
+    (accepted, bytes): Hello,
 ) -> Result<(Admitted, Stream), HandshakeError> {
     let listener = serving.listener();
-    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
-    let hello = match listener.config.hello_timeout {
-        None => acceptor.await,
-        Some(limit) => timeout(limit, acceptor).await.map_err(|_| {
-            listener.stats.handshake(Handshake::Timeout);
-            HandshakeError::Timeout
-        })?,
-    };
-    let hello = hello.map_err(|error| {
-        listener.stats.handshake(Handshake::Protocol);
-        HandshakeError::Tls(error)
-    })?;
-    let said = hello.client_hello();
+    let said = accepted.client_hello();
     facts.is_tls = true;
     // rustls has already made it lower case.
     facts.server_name = said.server_name().map(Into::into);
@@ -101,16 +189,20 @@ async fn tls(
     let admitted = serving.admit(facts).ok_or(HandshakeError::NoChain)?;
     let view = admitted.connection().view();
     let chain = view.chain().ok_or(HandshakeError::NoChain)?;
-    let tls = chain.tls.as_ref().ok_or(HandshakeError::NoChain)?;
+    let Some(tls) = &chain.tls else {
+        // The chain takes the bytes as they are, to pass them on.
+        return Ok((admitted, Stream::Plain(socket)));
+    };
     let config = tls.acceptor_for(&said).clone();
     let own = tls.config.validation.as_ref().and_then(|_| tls.certificate_for(said));
-    let handshake = hello.into_stream(config);
+    socket.consume(bytes);
+    let handshake = StartHandshake::from_parts(accepted, socket).into_stream(config);
     let stream = match chain.config.handshake_timeout {
         None => handshake.await,
-        Some(limit) => timeout(limit, handshake).await.map_err(|_| {
-            listener.stats.handshake(Handshake::Timeout);
-            HandshakeError::Timeout
-        })?,
+        Some(limit) => match timeout(limit, handshake).await {
+            Ok(stream) => stream,
+            Err(_) => return Err(late(&listener)),
+        },
     };
     match stream {
         Ok(stream) => {
@@ -126,6 +218,11 @@ async fn tls(
             Err(HandshakeError::Tls(error))
         }
     }
+}
+
+fn late(listener: &Listener) -> HandshakeError {
+    listener.stats.handshake(Handshake::Timeout);
+    HandshakeError::Timeout
 }
 
 fn kind(error: &io::Error) -> Handshake {

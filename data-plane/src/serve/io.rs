@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
+
+use super::socket::Socket;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -20,9 +21,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 #[derive(Debug)]
 pub(super) enum Stream {
     /// As it comes.
-    Plain(TcpStream),
+    Plain(Socket),
     /// Decrypted.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 /// When the head of a request began to come in, for the deadline on it.
@@ -180,7 +181,7 @@ impl AsyncWrite for Io {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -197,7 +198,7 @@ mod tests {
         };
         let receive = async {
             let (stream, _) = listener.accept().await.unwrap();
-            let mut io = Io::new(Stream::Plain(stream), HeadClock::new());
+            let mut io = Io::new(Stream::Plain(Socket::new(stream)), HeadClock::new());
             let is_http2 = io.is_http2().await.unwrap();
             let mut all = Vec::new();
             io.read_to_end(&mut all).await.unwrap();
