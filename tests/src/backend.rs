@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +12,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+/// How much is kept of what a backend was asked.
+const SEEN_MAX: usize = 100;
 
 /// A running backend.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
     hits: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<Value>>>,
     task: JoinHandle<()>,
 }
 
@@ -32,15 +36,17 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let hits = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&hits);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let _ = stream.set_nodelay(true);
-                let count = Arc::clone(&count);
+                let (count, noted) = (Arc::clone(&count), Arc::clone(&noted));
                 tokio::spawn(async move {
                     let service = service_fn(move |request| {
                         count.fetch_add(1, Ordering::Relaxed);
-                        answer(name, request)
+                        answer(name, request, Arc::clone(&noted))
                     });
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let _ =
@@ -48,7 +54,17 @@ impl Backend {
                 });
             }
         });
-        Self { address, hits, task }
+        Self { address, hits, seen, task }
+    }
+
+    /// What it was asked of late, as it echoed it.
+    pub fn seen(&self) -> Vec<Value> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Forgets what it was asked.
+    pub fn forget(&self) {
+        self.seen.lock().unwrap().clear();
     }
 
     /// How many requests it has seen.
@@ -67,6 +83,7 @@ impl Drop for Backend {
 async fn answer(
     name: &'static str,
     request: Request<Incoming>,
+    seen: Arc<Mutex<Vec<Value>>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.headers().get("upgrade").is_some_and(|value| value == "websocket") {
         return Ok(upgrade(request));
@@ -93,6 +110,12 @@ async fn answer(
         "version": format!("{:?}", head.version), "headers": headers,
         "body": String::from_utf8_lossy(&body),
     });
+    {
+        let mut seen = seen.lock().unwrap();
+        if seen.len() < SEEN_MAX {
+            seen.push(echo.clone());
+        }
+    }
     let response = Response::builder()
         .status(status)
         .header("x-backend", name)

@@ -1,6 +1,8 @@
 //! The same Envoy resources in a real Envoy and in our proxy: the same requests must get the same answers.
 
+mod bytes;
 mod cases;
+mod replies;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -64,7 +66,7 @@ async fn our_proxy_answers_as_envoy_does() {
     let _ours = Proxy::start(control.xds, "ours", "x").await;
 
     let mut wrong = Vec::new();
-    for case in cases::all().into_iter().chain(upstream::all()) {
+    for case in cases::all().into_iter().chain(replies::all()).chain(upstream::all()) {
         let mut answers = Vec::new();
         for node in ["envoy", "ours"] {
             let port = ports::free();
