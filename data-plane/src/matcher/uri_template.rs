@@ -9,9 +9,9 @@ use xds_proto::field::FieldError;
 
 use super::regex::{Regex, RegexRewrite};
 
-/// What a path segment is made of, between the brackets of a character class: RFC 3986's `pchar`
-/// but for `*` and `=`.
-const SEGMENT: &str = r"a-zA-Z0-9\-._~%!$&'()+,;:@";
+/// What a path segment is made of, between the brackets of a character class: RFC 3986's `pchar`,
+/// with `%` for what is encoded.
+const SEGMENT: &str = r"a-zA-Z0-9\-._~%!$&'()*+,;=:@";
 
 const VARIABLES_MAX: usize = 5;
 const NAME_BYTES_MAX: usize = 16;
@@ -181,7 +181,7 @@ impl UriTemplate {
             return Err(FieldError::invalid(format!("{literal:?} is no path segment")));
         }
         for char in literal.chars() {
-            if "$().+".contains(char) {
+            if "$()*.+".contains(char) {
                 self.pattern.push('\\');
             }
             self.pattern.push(char);
@@ -202,7 +202,7 @@ fn rewrite_literal(text: &str) -> Result<(), FieldError> {
 }
 
 fn is_segment_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@".contains(&byte)
 }
 
 #[cfg(test)]
@@ -246,7 +246,9 @@ mod tests {
             ("/a.b/*", "/$1", "/a.b/c", Some("/$1")),
             ("/a.b/*", "/x", "/aXb/c", None),
             ("/a/", "/x", "/a/", Some("/x")),
-            ("/a/*", "/x", "/a/b=c", None),
+            ("/a/*", "/x", "/a/b=*c", Some("/x")),
+            ("/a/*", "/x", "/a/b\"c", None),
+            ("/a=*b/*", "/x", "/a=*b/c", Some("/x")),
         ] {
             assert_eq!(rewritten(template, rewrite, path).as_deref(), want, "{template} {path}");
         }

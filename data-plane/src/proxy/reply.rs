@@ -100,8 +100,10 @@ pub(super) fn shape(
     head.headers.remove(CONTENT_LENGTH);
     head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     head.headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+    // The line end of a JSON body is no part of a message.
+    let text = text.strip_suffix('\n').unwrap_or(&text);
     if !text.is_empty()
-        && let Ok(message) = HeaderValue::try_from(percent_encode(&text))
+        && let Ok(message) = HeaderValue::try_from(percent_encode(text))
     {
         head.headers.insert(GRPC_MESSAGE, message);
     }

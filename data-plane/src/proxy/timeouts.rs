@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::deadline::Limits;
 use super::forward::Plan;
 use super::reply::is_grpc;
+use crate::route::action::GrpcTimeout;
 
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -15,9 +16,8 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(super) fn limits(plan: &Plan<'_>, headers: &HeaderMap) -> Limits {
     let timeouts = &plan.chain.config.http.options.timeouts;
     let asked = plan.forward.grpc_timeout.filter(|_| is_grpc(headers)).and_then(|rule| {
-        let asked = headers.get(GRPC_TIMEOUT).and_then(grpc_timeout)?;
-        let limit = rule.max.map_or(asked, |max| asked.min(max));
-        Some((limit.saturating_sub(rule.offset), rule.is_of_stream))
+        let said = headers.get(GRPC_TIMEOUT).and_then(grpc_timeout);
+        Some((asked_for(rule, said)?, rule.is_of_stream))
     });
     let asked_of = |stream| asked.filter(|(_, is)| *is == stream).map(|(limit, _)| limit);
     let response = asked_of(false).or(plan.forward.timeout).filter(|limit| !limit.is_zero());
@@ -29,6 +29,20 @@ pub(super) fn limits(plan: &Plan<'_>, headers: &HeaderMap) -> Limits {
         request: timeouts.request,
         stream: asked_of(true).or(stream),
     }
+}
+
+/// What a gRPC client may have, given what it `said`; in place of the timeout, zero is for ever.
+fn asked_for(rule: GrpcTimeout, said: Option<Duration>) -> Option<Duration> {
+    if rule.is_of_stream {
+        let capped = rule.max.map_or(said?, |max| max.min(said.unwrap_or_default()));
+        return Some(capped.saturating_sub(rule.offset));
+    }
+    let said = said.filter(|said| !said.is_zero()).map(|said| {
+        // An offset that would leave nothing is none.
+        if rule.offset < said { said - rule.offset } else { said }
+    });
+    let least = said.into_iter().chain(rule.max).min();
+    Some(least.unwrap_or_default())
 }
 
 /// `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2).
@@ -98,6 +112,30 @@ fn grpc_timeout_text(ms: u64) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_grpc_client_gets_what_it_asks_for_within_bounds() {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let rule = |max, offset, is_of_stream| GrpcTimeout {
+            max,
+            offset: Duration::from_millis(offset),
+            is_of_stream,
+        };
+        for (rule, said, want) in [
+            (rule(ms(3000), 500, false), ms(5000), ms(3000)),
+            (rule(ms(3000), 500, false), ms(50), ms(50)),
+            (rule(ms(3000), 0, false), None, ms(3000)),
+            (rule(ms(3000), 0, false), ms(0), ms(3000)),
+            (rule(None, 0, false), None, ms(0)),
+            (rule(None, 0, false), ms(5000), ms(5000)),
+            (rule(ms(3000), 500, true), ms(5000), ms(2500)),
+            (rule(ms(3000), 500, true), ms(300), ms(0)),
+            (rule(None, 500, true), ms(5000), ms(4500)),
+            (rule(ms(3000), 0, true), None, None),
+        ] {
+            assert_eq!(asked_for(rule, said), want, "{rule:?} {said:?}");
+        }
+    }
 
     #[test]
     fn a_grpc_timeout_is_rounded_up_to_eight_digits() {

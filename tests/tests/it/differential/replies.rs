@@ -56,7 +56,8 @@ fn templates() -> Vec<Case> {
             "/users/7/items/",
             "/users//items/a",
             "/users/7/items/a?q=1",
-            "/users/7/items/a=b",
+            "/users/7/items/a=b*c",
+            "/users/7/items/a%20b",
             "/videos/lang/en/v.m4s",
             "/videos/long/en/v.m4s",
             "/c/hls/en/a_1.vtt",
@@ -86,7 +87,8 @@ fn local_replies() -> Vec<Case> {
     let asks = || {
         let paths = ["/none", "/forbidden", "/moved", "/slow/500", "/else", "/status/404"];
         let mut asks: Vec<Ask> = paths.map(get).to_vec();
-        asks.extend(paths.map(grpc));
+        // A timeout is told to gRPC clients by meaning, as DEADLINE_EXCEEDED; Envoy says UNAVAILABLE.
+        asks.extend(paths.into_iter().filter(|path| *path != "/slow/500").map(grpc));
         asks.push(get("/else").header("x-who", "me"));
         asks.push(get("/else").method(Method::HEAD));
         asks
@@ -196,6 +198,12 @@ fn deadlines() -> Vec<Case> {
         json!([
             route("/old/", json!({"max_grpc_timeout": "3s"})),
             route("/offset/", json!({"max_grpc_timeout": "3s", "grpc_timeout_offset": "0.5s"})),
+            route(
+                "/cut/",
+                json!({"max_stream_duration": {
+                "grpc_timeout_header_max": "3s", "grpc_timeout_header_offset": "0.5s"}})
+            ),
+            route("/none/", json!({"max_grpc_timeout": "0s"})),
             route("/new/", json!({"max_stream_duration": {"grpc_timeout_header_max": "2s"}})),
             route(
                 "/both/",
@@ -212,6 +220,8 @@ fn deadlines() -> Vec<Case> {
         [
             "/old/slow/300",
             "/offset/slow/300",
+            "/cut/slow/300",
+            "/none/slow/300",
             "/new/slow/300",
             "/both/slow/300",
             "/all/slow/300",
@@ -223,7 +233,7 @@ fn deadlines() -> Vec<Case> {
                 get(path),
                 grpc(path),
                 grpc(path).header("grpc-timeout", "5S"),
-                grpc(path).header("grpc-timeout", "50m"),
+                grpc(path).header("grpc-timeout", "900m"),
             ]
         })
         .collect(),
