@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -117,7 +117,17 @@ impl Connection {
         name: &str,
         alpn: &[&str],
     ) -> Result<(Self, CertificateDer<'static>)> {
-        let mut config = crate::client::tls::anyone();
+        Self::tls_as(address, name, alpn, None).await
+    }
+
+    /// As [`Connection::tls`]; shows a certificate if it has one.
+    pub async fn tls_as(
+        address: SocketAddr,
+        name: &str,
+        alpn: &[&str],
+        own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+    ) -> Result<(Self, CertificateDer<'static>)> {
+        let mut config = crate::client::tls::anyone(own);
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let name = ServerName::try_from(name.to_owned())?;
         let connector = TlsConnector::from(Arc::new(config));
@@ -235,17 +245,24 @@ mod tls {
 
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::crypto::{CryptoProvider, aws_lc_rs};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
     use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
-    pub(super) fn anyone() -> ClientConfig {
+    pub(super) fn anyone(
+        own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+    ) -> ClientConfig {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        ClientConfig::builder_with_provider(Arc::clone(&provider))
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-            .with_no_client_auth()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+        match own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                builder.with_client_auth_cert(vec![certificate], key).unwrap()
+            }
+        }
     }
 
     #[derive(Debug)]

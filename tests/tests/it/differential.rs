@@ -2,6 +2,7 @@
 
 mod bytes;
 mod cases;
+mod certificates;
 mod replies;
 mod upstream;
 

@@ -18,7 +18,7 @@ const T: &str = "type.googleapis.com/envoy.extensions";
 
 /// Runs `tell` against both; it makes the resources of a proxy, with an address for the listener
 /// and one more, and says what it saw.
-async fn both<F, R>(name: &str, resources: impl Fn(u16, u16) -> Vec<Value>, tell: F)
+pub(super) async fn both<F, R>(name: &str, resources: impl Fn(u16, u16) -> Vec<Value>, tell: F)
 where
     F: Fn(SocketAddr) -> R,
     R: Future<Output = Result<Value>>,
