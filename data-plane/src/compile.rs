@@ -13,7 +13,6 @@ pub mod secret;
 pub mod tls;
 mod labels;
 pub(crate) mod hash_policy;
-pub(crate) mod matcher;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;

@@ -1,7 +1,10 @@
 //! Whether a text is the one asked for (Envoy's `StringMatcher`).
 
+pub mod cidr;
+pub(crate) mod compile;
 pub mod hash;
 pub mod header;
+pub mod metadata;
 pub mod query;
 pub mod regex;
 pub mod uri_template;

@@ -200,7 +200,7 @@ pub(super) fn filter(message: api::AccessLogFilter) -> Result<LogFilter, FieldEr
         }
         Filter::HeaderFilter(filter) => {
             let header = required(filter.header, "header")
-                .and_then(|header| super::matcher::header(header).at("header"));
+                .and_then(|header| crate::matcher::compile::header(header).at("header"));
             header.map(|header| LogFilter::Header(Box::new(header))).at("header_filter")
         }
         Filter::GrpcStatusFilter(_) => unsupported("grpc_status_filter"),

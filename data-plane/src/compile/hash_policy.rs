@@ -9,7 +9,7 @@ use xds_proto::envoy::config::route::v3::route_action::hash_policy::{
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
-use crate::compile::matcher::regex_rewrite;
+use crate::matcher::compile::regex_rewrite;
 use crate::matcher::hash::{CookieSource, HashPolicy, Part, Source};
 
 /// Compiles a list of policies.

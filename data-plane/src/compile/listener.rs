@@ -1,6 +1,6 @@
 //! A `Listener` resource to a listener.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 use xds_proto::google::protobuf::Any;
 
-use crate::listener::http::Cidr;
 use crate::listener::matching::{self, ChainMatch};
 use crate::listener::tcp::TcpConfig;
 use crate::listener::{FilterChainConfig, HttpConfig, ListenerConfig, ProxyProtocol};
+use crate::matcher::compile::cidr;
 use crate::route::RouteTable;
 use crate::tls::server::ServerTlsConfig;
 
@@ -289,21 +289,6 @@ fn server_name(name: String) -> Result<Box<str>, FieldError> {
         return Err(FieldError::invalid("must be a host, or `*.` and a host"));
     }
     Ok(name.to_ascii_lowercase().into())
-}
-
-/// A range of addresses.
-pub(crate) fn cidr(message: core::CidrRange) -> Result<Cidr, FieldError> {
-    let address: IpAddr = message
-        .address_prefix
-        .parse()
-        .map_err(|_| FieldError::invalid("must be an IP address"))
-        .at("address_prefix")?;
-    let bits = message.prefix_len.map_or(0, |bits| bits.value);
-    u8::try_from(bits)
-        .ok()
-        .and_then(|bits| Cidr::new(address, bits))
-        .ok_or_else(|| FieldError::invalid("must be at most 32, or 128 for IPv6"))
-        .at("prefix_len")
 }
 
 #[cfg(test)]

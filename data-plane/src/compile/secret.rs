@@ -21,7 +21,7 @@ use xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
-use crate::compile::matcher;
+use crate::matcher::compile as matcher;
 use crate::tls::names::NameMatcher;
 use crate::tls::provider;
 use crate::tls::secret::{Certificate, SecretConfig, SecretKind, Validation};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::http::Cidr;
+use crate::matcher::cidr::Cidr;
 
 /// What is known of a connection before its filter chain is chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]

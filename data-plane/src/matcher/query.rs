@@ -26,16 +26,20 @@ impl QueryMatcher {
 
     /// Whether the condition holds for the first parameter of that name.
     pub fn matches(&self, query: &str) -> bool {
-        let value = query.split('&').find_map(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            (name == &*self.name).then_some(value)
-        });
+        let value =
+            parameters(query).find_map(|(name, value)| (name == &*self.name).then_some(value));
         match (&self.test, value) {
             (QueryTest::Present(present), value) => *present == value.is_some(),
             (QueryTest::Text(matcher), Some(value)) => matcher.matches(value.as_bytes()),
             (QueryTest::Text(_), None) => false,
         }
     }
+}
+
+/// The names and values of a query, as they stand in the path.
+pub fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
+    parameters.map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
 }
 
 #[cfg(test)]

@@ -235,7 +235,7 @@ pub fn response(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::http::Cidr;
+    use crate::matcher::cidr::Cidr;
 
     const OWN: &str = "192.0.2.2";
 

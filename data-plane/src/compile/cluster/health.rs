@@ -20,8 +20,8 @@ use xds_proto::google::protobuf::{self, UInt32Value};
 use crate::cluster::health::{
     CheckConfig, GrpcQuestion, HttpQuestion, Intervals, Jitter, Question, TcpQuestion,
 };
-use crate::compile::matcher::string;
 use crate::format::compile::mutations;
+use crate::matcher::compile::string;
 
 /// Envoy's time between checks of a cluster that has never had a connection.
 const NO_TRAFFIC: Duration = Duration::from_secs(60);

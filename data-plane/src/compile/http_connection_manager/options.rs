@@ -12,12 +12,12 @@ use xds_proto::field::{At, FieldError, each};
 use xds_proto::fields;
 use xds_proto::google::protobuf;
 
-use crate::compile::listener::cidr;
 use crate::listener::http::{
     CertificateDetails, Codec, EdgeOptions, EscapedSlashes, ForwardCertificate, HeadLimits,
     HostOptions, Http1Options, Http2Options, HttpOptions, PathOptions, ServerHeader, StripPort,
     Timeouts, Underscores, Upgrade,
 };
+use crate::matcher::compile::cidr;
 
 pub(super) fn compile(mut message: HttpConnectionManager) -> Result<HttpOptions, FieldError> {
     let common = message.common_http_protocol_options.take();

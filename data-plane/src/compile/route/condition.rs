@@ -5,9 +5,8 @@ use xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 
-use super::mirror::fraction;
 use super::uri_template;
-use crate::compile::matcher;
+use crate::matcher::compile as matcher;
 use crate::matcher::regex::{Regex, literal_prefix};
 use crate::matcher::uri_template::UriTemplate;
 use crate::route::condition::{Condition, OtherConditions, PathCondition, PathKind};
@@ -32,7 +31,7 @@ pub(super) fn compile(message: RouteMatch) -> Result<(Condition, Option<UriTempl
         headers: each(headers, "headers", matcher::header)?.into(),
         query: each(query_parameters, "query_parameters", matcher::query)?.into(),
         is_grpc: grpc.is_some(),
-        millionths: runtime_fraction.map(fraction).transpose().at("runtime_fraction")?,
+        millionths: runtime_fraction.map(matcher::fraction).transpose().at("runtime_fraction")?,
     };
     let rest = (!rest.is_empty()).then(|| Box::new(rest));
     Ok((Condition { path, rest }, template))

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use xds_proto::convert::millionths;
-use xds_proto::envoy::config::core::v3::RuntimeFractionalPercent;
 use xds_proto::envoy::config::route::v3::route_action::RequestMirrorPolicy;
-use xds_proto::field::{At, FieldError, each, required};
+use xds_proto::field::{At, FieldError, each};
 use xds_proto::fields;
 
-use super::Surroundings;
 use super::action::{header_name, header_value};
+use super::around::Surroundings;
+use crate::matcher::compile::fraction;
 use crate::route::mirror::{MirrorCluster, MirrorPolicy};
 
 const FIELD: &str = "request_mirror_policies";
@@ -63,11 +62,4 @@ fn policy(
         marks_host: !disable_shadow_host_suffix_append,
         host_rewrite,
     })
-}
-
-/// There is no runtime to look the key up in, so the default counts.
-pub(super) fn fraction(message: RuntimeFractionalPercent) -> Result<u32, FieldError> {
-    fields!(message: RuntimeFractionalPercent,
-        read: [default_value], ignore: [runtime_key], refuse: []);
-    millionths(&required(default_value, "default_value")?).at("default_value")
 }

@@ -8,7 +8,7 @@ use xds_proto::envoy::config::route::v3::retry_policy::retry_host_predicate::Con
 use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 
-use crate::compile::matcher;
+use crate::matcher::compile as matcher;
 use crate::route::retry::{BackOff, RetryOn, RetryPolicy};
 
 const PREVIOUS_HOSTS: &str =

@@ -1,14 +1,20 @@
-//! Compiles Envoy's string, header and query matchers.
+//! Compiles Envoy's matchers of texts, headers, query parameters, addresses and metadata.
 
+use std::net::IpAddr;
+
+use xds_proto::convert::millionths;
+use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::config::route::v3 as route;
 use xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use xds_proto::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use xds_proto::envoy::r#type::matcher::v3 as matcher;
 use xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use xds_proto::field::{At, FieldError, required, required_text};
+use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
+use crate::matcher::cidr::Cidr;
 use crate::matcher::header::{HeaderMatcher, HeaderTest, MatchedName};
+use crate::matcher::metadata::{MetadataMatcher, ValueMatcher};
 use crate::matcher::query::{QueryMatcher, QueryTest};
 use crate::matcher::regex::{Regex, RegexRewrite};
 use crate::matcher::{Pattern, StringMatcher};
@@ -115,6 +121,92 @@ pub(crate) fn query(message: route::QueryParameterMatcher) -> Result<QueryMatche
         }
     };
     Ok(QueryMatcher::new(&name, test))
+}
+
+/// A range of addresses.
+pub(crate) fn cidr(message: core::CidrRange) -> Result<Cidr, FieldError> {
+    let address: IpAddr = message
+        .address_prefix
+        .parse()
+        .map_err(|_| FieldError::invalid("must be an IP address"))
+        .at("address_prefix")?;
+    let bits = message.prefix_len.map_or(0, |bits| bits.value);
+    u8::try_from(bits)
+        .ok()
+        .and_then(|bits| Cidr::new(address, bits))
+        .ok_or_else(|| FieldError::invalid("must be at most 32, or 128 for IPv6"))
+        .at("prefix_len")
+}
+
+/// Texts to compare with, one of which is enough.
+pub(crate) fn strings(
+    message: matcher::ListStringMatcher,
+) -> Result<Box<[StringMatcher]>, FieldError> {
+    each(message.patterns, "patterns", string).map(Into::into)
+}
+
+/// A condition on the path, without its query.
+pub(crate) fn path(message: matcher::PathMatcher) -> Result<StringMatcher, FieldError> {
+    match required(message.rule, "rule")? {
+        matcher::path_matcher::Rule::Path(path) => string(path).at("path"),
+    }
+}
+
+/// A fraction in millionths. There is no runtime to look the key up in, so the default counts.
+pub(crate) fn fraction(message: core::RuntimeFractionalPercent) -> Result<u32, FieldError> {
+    fields!(message: core::RuntimeFractionalPercent,
+        read: [default_value], ignore: [runtime_key], refuse: []);
+    millionths(&required(default_value, "default_value")?).at("default_value")
+}
+
+/// A condition on what filters left.
+pub(crate) fn metadata(message: matcher::MetadataMatcher) -> Result<MetadataMatcher, FieldError> {
+    fields!(message: matcher::MetadataMatcher,
+        read: [filter, path, value, invert], ignore: [], refuse: []);
+    let path = each(path, "path", |segment| {
+        use matcher::metadata_matcher::path_segment::Segment;
+        match required(segment.segment, "segment")? {
+            Segment::Key(key) => Ok(required_text(key, "key")?.into_boxed_str()),
+        }
+    })?;
+    if path.is_empty() {
+        return Err(FieldError::required()).at("path");
+    }
+    Ok(MetadataMatcher {
+        namespace: required_text(filter, "filter")?.into(),
+        path: path.into(),
+        test: value_test(required(value, "value")?).at("value")?,
+        invert,
+    })
+}
+
+fn value_test(message: matcher::ValueMatcher) -> Result<ValueMatcher, FieldError> {
+    use matcher::value_matcher::MatchPattern as Test;
+    Ok(match required(message.match_pattern, "match_pattern")? {
+        Test::NullMatch(_) => ValueMatcher::Null,
+        Test::DoubleMatch(double) => {
+            use matcher::double_matcher::MatchPattern as Number;
+            match required(double.match_pattern, "match_pattern").at("double_match")? {
+                Number::Range(range) => ValueMatcher::Range(range.start, range.end),
+                Number::Exact(number) => ValueMatcher::Number(number),
+            }
+        }
+        Test::StringMatch(text) => ValueMatcher::Text(string(text).at("string_match")?),
+        Test::BoolMatch(wanted) => ValueMatcher::Bool(wanted),
+        Test::PresentMatch(present) => ValueMatcher::Present(present),
+        Test::ListMatch(list) => {
+            use matcher::list_matcher::MatchPattern as Items;
+            match required(list.match_pattern, "match_pattern").at("list_match")? {
+                Items::OneOf(test) => ValueMatcher::AnyItem(Box::new(
+                    value_test(*test).at("one_of").at("list_match")?,
+                )),
+            }
+        }
+        Test::OrMatch(or) => {
+            let tests = each(or.value_matchers, "value_matchers", value_test).at("or_match")?;
+            ValueMatcher::Or(tests.into())
+        }
+    })
 }
 
 #[cfg(test)]
