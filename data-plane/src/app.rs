@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use xds_proto::envoy::config::core::v3::Node;
 
 use crate::admin::dump::Dump;
 use crate::admin::{self, Admin, Readiness};
@@ -116,7 +117,7 @@ impl Proxy {
             .with_context(|| format!("admin address {admin_address}"))?;
         let snapshots = SnapshotCell::default();
         let registry = Arc::new(Registry::default());
-        let workers = Arc::new(start_workers(args, &snapshots, &registry, &bootstrap.node.id)?);
+        let workers = Arc::new(start_workers(args, &snapshots, &registry, &bootstrap.node)?);
         let (readiness, _) = watch::channel(Readiness::Starting);
         let (dumps, dump_requests) = mpsc::channel(INBOX_MAX);
         let (answers, answer_inbox) = mpsc::channel(INBOX_MAX);
@@ -191,7 +192,7 @@ fn start_workers(
     args: &Args,
     snapshots: &SnapshotCell,
     registry: &Arc<Registry>,
-    node: &str,
+    node: &Node,
 ) -> anyhow::Result<Workers> {
     let count = match args.concurrency {
         Some(count) => count,
@@ -200,7 +201,8 @@ fn start_workers(
     let settings = serve::Settings {
         registry: Arc::clone(registry),
         access_log: args.access_log.clone(),
-        node: node.into(),
+        node: node.id.as_str().into(),
+        node_cluster: node.cluster.as_str().into(),
     };
     Workers::start(count, snapshots, &settings).context("cannot start workers")
 }

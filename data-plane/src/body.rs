@@ -133,6 +133,16 @@ impl Body {
         Self { source, watch: None, held: Held::default() }
     }
 
+    /// The body that `wrap` makes of this one. What watches it watches what comes out.
+    #[must_use]
+    pub fn wrapped<B>(mut self, wrap: impl FnOnce(Self) -> B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = BoxError> + 'static,
+    {
+        let (watch, held) = (self.watch.take(), std::mem::take(&mut self.held));
+        Self { watch, held, ..Self::filtered(wrap(self)) }
+    }
+
     /// Counts this body in `meter`, and breaks it off when one of its deadlines passes.
     #[must_use]
     pub fn watched(mut self, meter: Rc<Meter>, deadlines: Deadlines) -> Self {

@@ -16,7 +16,8 @@ use self::local_reply::LocalReplies;
 use self::log::{AccessLogConfig, LineFormat, LogFilter};
 use self::matching::{ChainMatch, ConnectionFacts};
 use self::tcp::TcpConfig;
-use crate::filter::Chain;
+use crate::chain::{ChainConfig, Chains};
+use crate::cluster::Cluster;
 use crate::route::linked::LinkedRoutes;
 use crate::route::{Found, RouteTable};
 use crate::telemetry::access_log::LogFile;
@@ -68,11 +69,14 @@ impl ListenerConfig {
         })
     }
 
-    /// The clusters that its own routes name.
-    pub fn cluster_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.all_chains().flat_map(|chain| match &chain.http.routes {
-            RouteSource::Named(_) => &[],
-            RouteSource::Inline(table) => table.cluster_names(),
+    /// The clusters that its own routes and filters name.
+    pub fn cluster_names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.all_chains().flat_map(|chain| {
+            let routed: &[_] = match &chain.http.routes {
+                RouteSource::Named(_) => &[],
+                RouteSource::Inline(table) => table.cluster_names(),
+            };
+            routed.iter().cloned().chain(chain.http.filters.cluster_names())
         })
     }
 
@@ -108,7 +112,7 @@ pub struct HttpConfig {
     /// Where the routes come from.
     pub routes: RouteSource,
     /// The filters, and what the router was told.
-    pub filters: Chain,
+    pub filters: ChainConfig,
     /// Its own access logs.
     pub logs: Box<[AccessLogConfig]>,
     /// How local replies are rewritten.
@@ -121,7 +125,7 @@ impl HttpConfig {
         Self {
             options: HttpOptions::default(),
             routes: RouteSource::Inline(Arc::new(clusters)),
-            filters: Chain::default(),
+            filters: ChainConfig::default(),
             logs: logs.into(),
             local_replies: LocalReplies::default(),
         }
@@ -157,6 +161,8 @@ pub struct FilterChain {
     pub tls: Option<Arc<ServerTls>>,
     /// Its routes.
     pub routes: Arc<LinkedRoutes>,
+    /// Its filters, with what the routes say of them.
+    pub filters: Arc<Chains>,
     /// The numbers of its routes.
     pub stats: RouteStatsTable,
     /// Its own access logs.
@@ -186,6 +192,9 @@ pub trait ListenerParts {
         table: &Arc<RouteTable>,
         previous: Option<&Arc<LinkedRoutes>>,
     ) -> Arc<LinkedRoutes>;
+
+    /// A cluster that filters ask.
+    fn cluster(&self, name: &str) -> Option<Arc<Cluster>>;
 
     /// The secrets that are known.
     fn secrets(&self) -> &Secrets;
@@ -288,12 +297,33 @@ impl FilterChain {
             _ => RouteStatsTable::new(listener, &routes.table),
         };
         let logs = config.http.logs.iter().filter_map(|log| AccessLog::link(log, registry));
-        Ok(Self { config: Arc::clone(config), tls, routes, stats, logs: logs.collect() })
+        let logs = logs.collect();
+        let filters = Self::filters(config, &routes, parts, previous);
+        Ok(Self { config: Arc::clone(config), tls, routes, filters, stats, logs })
+    }
+
+    fn filters(
+        config: &Arc<FilterChainConfig>,
+        routes: &LinkedRoutes,
+        parts: &dyn ListenerParts,
+        previous: Option<&Self>,
+    ) -> Arc<Chains> {
+        let find = |name: &str| parts.cluster(name);
+        if let Some(previous) = previous
+            && Arc::ptr_eq(&previous.config, config)
+            && Arc::ptr_eq(&previous.routes.table, &routes.table)
+            && previous.filters.is_current(&find)
+        {
+            return Arc::clone(&previous.filters);
+        }
+        let before = previous.map(|previous| &*previous.filters);
+        Arc::new(Chains::link(&config.http.filters, routes.table.overrides(), &find, before))
     }
 
     fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config)
             && Arc::ptr_eq(&self.routes, &other.routes)
+            && Arc::ptr_eq(&self.filters, &other.filters)
             && self.tls.as_ref().map(Arc::as_ptr) == other.tls.as_ref().map(Arc::as_ptr)
     }
 }

@@ -7,6 +7,7 @@ pub mod worker;
 mod client_certificate;
 mod deadline;
 mod exchange;
+mod filters;
 mod forward;
 mod log;
 mod mirror;
@@ -35,7 +36,7 @@ use self::reply::Local;
 use self::upgrade::Tunnel;
 use crate::body::{Body, BodyError, Deadlines};
 use crate::cluster::pool::InFlight;
-use crate::filter::Verdict;
+use crate::filtering::Verdict;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::listener::http::HttpOptions;
@@ -80,22 +81,18 @@ async fn answer(
     request: Request<Body>,
 ) -> Response<Body> {
     let options = &chain.config.http.options;
-    let mut ran = 0;
     let mut response = match admit(exchange, options, request) {
         Err(refused) => {
             exchange.note_route(chain, None);
             let (why, response) = reply::refused(refused);
             ours(exchange, why, response)
         }
-        Ok(admitted) => match route(exchange, chain, admitted, &mut ran).await {
+        Ok(admitted) => match route(exchange, chain, admitted).await {
             Ok(response) => response,
             Err(local) => ours(exchange, local.why, local.respond()),
         },
     };
-    if ran > 0 {
-        let context = exchange.context();
-        chain.config.http.filters.on_response(ran, &mut response, &context).await;
-    }
+    filters::on_response(exchange, chain, &mut response).await;
     let id = exchange.request_id();
     edge::response(response.headers_mut(), &options.edge, &options.server, id);
     response
@@ -148,7 +145,6 @@ async fn route(
     exchange: &mut Exchange,
     chain: &FilterChain,
     (mut request, upgrade): Admitted,
-    ran: &mut usize,
 ) -> Result<Response<Body>, Local> {
     let table = &chain.routes.table;
     if !exchange.origin.is_some_and(|origin| origin.is_internal) {
@@ -157,23 +153,22 @@ async fn route(
         }
     }
     let random = fastrand::u64(..);
-    let found = match table.find(&view(exchange, &request, random)) {
-        Ok(found) => found,
-        Err(not_found) => {
-            exchange.note_route(chain, None);
-            return no_route(exchange, not_found, request);
-        }
-    };
-    exchange.note_route(chain, Some(&found));
-    let filters = &chain.config.http.filters;
-    if !filters.is_empty() {
-        let (count, verdict) = filters.on_request(&mut request, &exchange.context()).await;
-        *ran = count;
-        if let Verdict::Reply(why, response) = verdict {
-            exchange.headers = request.into_parts().0.headers;
-            return Ok(ours(exchange, why, *response));
-        }
+    let mut found = table.find(&view(exchange, &request, random));
+    exchange.note_route(chain, found.as_ref().ok());
+    if let Verdict::Reply(why, response) =
+        filters::on_request(exchange, chain, (found.as_ref().ok(), random), &mut request).await?
+    {
+        exchange.headers = request.into_parts().0.headers;
+        return Ok(ours(exchange, why, *response));
     }
+    if exchange.notes.is_route_stale {
+        found = table.find(&view(exchange, &request, random));
+        exchange.note_route(chain, found.as_ref().ok());
+    }
+    let found = match found {
+        Ok(found) => found,
+        Err(not_found) => return no_route(exchange, not_found, request),
+    };
     match &found.route.action {
         Action::Forward(forward) => {
             let upgrade = allowed(upgrade.as_ref(), forward, &chain.config.http.options)?;

@@ -16,11 +16,13 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
-use self::action::{Action, ClusterChoice};
+use self::action::{Action, ClusterChoice, ClusterIndex, WeightedCluster};
 use self::condition::Condition;
 use self::host::HostIndex;
 use self::index::{IndexEntry, PathIndex};
 use self::mirror::MirrorCluster;
+use crate::chain::overrides::{FilterSet, OverrideTable};
+use crate::filtering::rate_limit::{RateLimit, RouteRateLimits};
 use crate::format::mutation::HeaderMutations;
 use crate::matcher::header::HeaderView;
 
@@ -69,6 +71,7 @@ pub struct RouteTable {
     pub(crate) virtual_hosts: Box<[VirtualHost]>,
     pub(crate) hosts: HostIndex,
     pub(crate) clusters: Box<[Arc<str>]>,
+    pub(crate) overrides: OverrideTable,
     pub(crate) mutations: Mutations,
     /// Headers that only requests from inside may have (`internal_only_headers`).
     pub internal_only: Box<[HeaderName]>,
@@ -89,6 +92,7 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     pub(crate) require_tls: RequireTls,
     pub(crate) mutations: Mutations,
+    pub(crate) rate_limits: Box<[RateLimit]>,
     pub(crate) routes: Box<[Route]>,
     pub(crate) index: PathIndex,
 }
@@ -112,6 +116,8 @@ pub struct Route {
     pub action: Action,
     pub(crate) condition: Condition,
     pub(crate) mutations: Mutations,
+    /// What is said of filters here and around (`typed_per_filter_config`).
+    pub(crate) filters: FilterSet,
 }
 
 /// Header changes of one level, both ways.
@@ -153,6 +159,7 @@ impl RouteTable {
             virtual_hosts: [].into(),
             hosts: HostIndex::default(),
             clusters: clusters.into_iter().map(Into::into).collect(),
+            overrides: OverrideTable::default(),
             mutations: Mutations::default(),
             internal_only: [].into(),
             ignore_port: false,
@@ -171,6 +178,11 @@ impl RouteTable {
         &self.clusters
     }
 
+    /// The name of a cluster.
+    pub(crate) fn cluster_name(&self, index: ClusterIndex) -> Option<&str> {
+        self.clusters.get(index.0 as usize).map(|name| &**name)
+    }
+
     /// Whether a route takes its cluster's name from a header.
     pub(crate) fn has_cluster_header(&self) -> bool {
         self.virtual_hosts.iter().flat_map(|host| &*host.routes).any(|route| {
@@ -180,6 +192,11 @@ impl RouteTable {
                     matches!(mirror.cluster, MirrorCluster::Header(_))
                 }))
         })
+    }
+
+    /// What its levels say of filters.
+    pub(crate) fn overrides(&self) -> &OverrideTable {
+        &self.overrides
     }
 
     /// Its virtual hosts, in order.
@@ -220,6 +237,28 @@ impl RouteTable {
     }
 }
 
+impl<'a> Found<'a> {
+    /// What is said of filters for a request that goes to the cluster picked of several, if it does.
+    pub(crate) fn filters(&self, picked: Option<&WeightedCluster>) -> FilterSet {
+        picked.map_or(self.route.filters, |picked| picked.filters)
+    }
+
+    /// How the request is counted.
+    pub(crate) fn rate_limits(&self) -> RouteRateLimits<'a> {
+        let virtual_host = &*self.virtual_host.rate_limits;
+        match &self.route.action {
+            Action::Forward(forward) => RouteRateLimits {
+                route: &forward.rate_limits,
+                virtual_host,
+                includes_virtual_host: forward.includes_virtual_host_rate_limits,
+            },
+            Action::Redirect(_) | Action::Direct(_) => {
+                RouteRateLimits { virtual_host, ..RouteRateLimits::default() }
+            }
+        }
+    }
+}
+
 impl VirtualHost {
     /// A virtual host with its routes indexed; the caller sets the rest.
     pub(crate) fn new(name: Arc<str>, routes: Vec<Route>) -> Self {
@@ -234,6 +273,7 @@ impl VirtualHost {
             include_attempt_count_in_response: false,
             require_tls: RequireTls::None,
             mutations: Mutations::default(),
+            rate_limits: [].into(),
             routes: routes.into(),
             index,
         }
@@ -394,6 +434,7 @@ mod tests {
                 rest: (!rest.is_empty()).then(|| Box::new(rest)),
             },
             mutations: Mutations::default(),
+            filters: FilterSet::default(),
         }
     }
 
@@ -436,6 +477,7 @@ mod tests {
             virtual_hosts: [VirtualHost::new("v".into(), routes)].into(),
             hosts,
             clusters: [].into(),
+            overrides: OverrideTable::default(),
             mutations: Mutations::default(),
             internal_only: [].into(),
             ignore_port: false,

@@ -38,6 +38,8 @@ pub struct Settings {
     pub access_log: Option<PathBuf>,
     /// The node's name, for the log.
     pub node: Arc<str>,
+    /// The cluster that the node belongs to.
+    pub node_cluster: Arc<str>,
 }
 
 /// The threads that serve. Dropped, they end at once.
@@ -68,6 +70,7 @@ impl Workers {
             registry: Arc::clone(&settings.registry),
             access_log,
             node: Arc::clone(&settings.node),
+            node_cluster: Arc::clone(&settings.node_cluster),
             own_address: sockets::own_address(),
         };
         let mut workers = Vec::with_capacity(count.get());

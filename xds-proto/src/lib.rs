@@ -13,4 +13,4 @@ pub mod version;
 pub mod convert;
 pub mod field;
 
-pub use envoy_types::pb::{envoy, google};
+pub use envoy_types::pb::{envoy, google, xds};

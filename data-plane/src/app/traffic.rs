@@ -194,6 +194,7 @@ impl Proxy {
             registry: Arc::clone(&registry),
             access_log: Some(log.clone()),
             node: "n".into(),
+            node_cluster: "edge".into(),
         };
         let workers = Workers::start(NonZeroUsize::MIN, &snapshots, &settings).unwrap();
         let mut tables = Tables::default();

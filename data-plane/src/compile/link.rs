@@ -244,11 +244,11 @@ impl Linker<'_> {
             previous.into_iter().flat_map(|previous| previous.config.cluster_names()).collect();
         config
             .cluster_names()
-            .filter(|cluster| !clusters.contains_key(*cluster) && !did_without.contains(cluster))
-            .map(|cluster| Waiting {
+            .filter(|cluster| !clusters.contains_key(cluster) && !did_without.contains(cluster))
+            .map(|name| Waiting {
                 user: Arc::clone(&config.name),
                 kind: ResourceType::Cluster,
-                name: Arc::clone(cluster),
+                name,
             })
             .find(|waiting| !self.tables.given_up.contains(waiting))
     }
@@ -299,6 +299,10 @@ impl ListenerParts for Parts<'_> {
             }
             _ => LinkedRoutes::link(Arc::clone(table), self.clusters, previous),
         }
+    }
+
+    fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
+        self.clusters.get(name).cloned()
     }
 
     fn secrets(&self) -> &Secrets {

@@ -1,12 +1,12 @@
 //! Compiles `RouteConfiguration` into a route table. Linear in the number of routes.
 
 mod action;
+mod around;
 mod condition;
 mod mirror;
 mod retry;
 mod uri_template;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use xds_proto::envoy::config::route::v3 as route;
@@ -14,44 +14,11 @@ use xds_proto::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
+use self::around::Surroundings;
+use crate::filtering::rate_limit;
 use crate::format::compile::mutations;
-use crate::matcher::uri_template::UriTemplate;
-use crate::route::action::ClusterIndex;
 use crate::route::host::{DomainError, HostIndex};
-use crate::route::mirror::MirrorPolicy;
-use crate::route::retry::RetryPolicy;
 use crate::route::{Mutations, RequireTls, Route, RouteTable, VirtualHost};
-
-/// What a route's compilation needs to know of what is around it.
-#[derive(Debug)]
-struct Surroundings {
-    clusters: HashMap<Arc<str>, ClusterIndex>,
-    cluster_names: Vec<Arc<str>>,
-    /// The virtual host's, for routes without their own.
-    retry: Option<Arc<RetryPolicy>>,
-    /// Those of the levels above, for routes without their own.
-    mirrors: Arc<[MirrorPolicy]>,
-    /// The template that the route's paths match, for its rewrite.
-    template: Option<UriTemplate>,
-    /// `max_direct_response_body_size_bytes`.
-    body_bytes_max: usize,
-}
-
-impl Surroundings {
-    /// The index of a cluster, which is new or known.
-    fn cluster(&mut self, name: String) -> Result<ClusterIndex, FieldError> {
-        if let Some(index) = self.clusters.get(name.as_str()) {
-            return Ok(*index);
-        }
-        let index = u32::try_from(self.cluster_names.len())
-            .map(ClusterIndex)
-            .map_err(|_| FieldError::invalid("too many clusters"))?;
-        let name: Arc<str> = name.into();
-        self.cluster_names.push(Arc::clone(&name));
-        self.clusters.insert(name, index);
-        Ok(index)
-    }
-}
 
 /// Compiles a route configuration.
 ///
@@ -64,13 +31,13 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
         response_headers_to_add, response_headers_to_remove,
         most_specific_header_mutations_wins, max_direct_response_body_size_bytes,
         ignore_port_in_host_matching, ignore_path_parameters_in_path_matching,
-        request_mirror_policies, internal_only_headers,
+        request_mirror_policies, internal_only_headers, typed_per_filter_config,
     ],
     // validate_clusters: a cluster may come later; until then cluster_not_found_response_code.
     // metadata: for the control plane's own use.
     ignore: [validate_clusters, metadata],
     refuse: [
-        vhds, cluster_specifier_plugins, vhost_header, typed_per_filter_config, route_specifiers,
+        vhds, cluster_specifier_plugins, vhost_header, route_specifiers,
     ]);
     let mutations = Mutations {
         request: mutations(
@@ -84,16 +51,13 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
     };
     let body_bytes_max = max_direct_response_body_size_bytes.map_or(4096, |bytes| bytes.value);
     let mut around = Surroundings {
-        clusters: HashMap::new(),
-        cluster_names: Vec::new(),
-        retry: None,
-        mirrors: Arc::new([]),
-        template: None,
         body_bytes_max: usize::try_from(body_bytes_max).unwrap_or(usize::MAX),
+        ..Surroundings::default()
     };
     let inherited = mirror::compile(request_mirror_policies, &mut around, &Arc::from([]))?;
     let internal_only =
         each(internal_only_headers, "internal_only_headers", |name| action::header_name(&name))?;
+    around.filters = around.filters(typed_per_filter_config, String::new)?;
     let mut hosts = HostIndex::default();
     let mut number = 0_u32;
     let virtual_hosts = each(virtual_hosts, "virtual_hosts", |message| {
@@ -107,6 +71,7 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
         virtual_hosts: virtual_hosts.into(),
         hosts,
         clusters: around.cluster_names.into(),
+        overrides: around.overrides,
         mutations,
         internal_only: internal_only.into(),
         ignore_port: ignore_port_in_host_matching,
@@ -126,7 +91,7 @@ fn virtual_host(
         name, domains, routes, require_tls, retry_policy, request_headers_to_add,
         request_headers_to_remove, response_headers_to_add, response_headers_to_remove,
         include_request_attempt_count, include_attempt_count_in_response,
-        request_mirror_policies,
+        request_mirror_policies, typed_per_filter_config, rate_limits,
     ],
     // virtual_clusters: only counters. metadata: for the control plane's own use.
     // The buffer limits bound what is kept for a retry; only requests without a body are.
@@ -134,8 +99,7 @@ fn virtual_host(
         virtual_clusters, metadata, per_request_buffer_limit_bytes, request_body_buffer_limit,
     ],
     refuse: [
-        matcher, rate_limits, cors, typed_per_filter_config, retry_policy_typed_config,
-        hedge_policy, include_is_timeout_retry_header,
+        matcher, cors, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header,
         route_specifiers,
     ]);
     let name: Arc<str> = required_text(name, "name")?.into();
@@ -159,7 +123,15 @@ fn virtual_host(
     around.retry = retry_policy.map(retry::compile).transpose().at("retry_policy")?.map(Arc::new);
     let inherited = Arc::clone(&around.mirrors);
     around.mirrors = mirror::compile(request_mirror_policies, around, &inherited)?;
-    let routes = each(routes, "routes", |message| route(message, around))?;
+    let (outer, place) = (around.filters, Arc::clone(&around.place));
+    around.filters = around.filters(typed_per_filter_config, || name.to_string())?;
+    around.place = Arc::clone(&name);
+    let mut number = 0_usize;
+    let routes = each(routes, "routes", |message| {
+        number += 1;
+        route(message, number, around)
+    })?;
+    (around.filters, around.place) = (outer, place);
     let mutations = Mutations {
         request: mutations(
             (request_headers_to_add, "request_headers_to_add"),
@@ -175,15 +147,21 @@ fn virtual_host(
         include_attempt_count_in_response,
         require_tls,
         mutations,
+        rate_limits: each(rate_limits, "rate_limits", rate_limit::compile)?.into(),
         ..VirtualHost::new(name, routes)
     })
 }
 
-fn route(message: route::Route, around: &mut Surroundings) -> Result<Route, FieldError> {
+/// `number` names routes that have no name.
+fn route(
+    message: route::Route,
+    number: usize,
+    around: &mut Surroundings,
+) -> Result<Route, FieldError> {
     fields!(message: route::Route,
         read: [
             name, r#match, action, request_headers_to_add, request_headers_to_remove,
-            response_headers_to_add, response_headers_to_remove,
+            response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
         ],
         // metadata: for the control plane's own use. decorator, tracing: spans are not made here.
         // stat_prefix: only names counters. Buffer limits: as for a virtual host.
@@ -191,11 +169,16 @@ fn route(message: route::Route, around: &mut Surroundings) -> Result<Route, Fiel
             metadata, decorator, tracing, stat_prefix, per_request_buffer_limit_bytes,
             request_body_buffer_limit,
         ],
-        refuse: [typed_per_filter_config, route_specifiers]);
+        refuse: [route_specifiers]);
     let condition = condition::compile(required(r#match, "match")?).at("match")?;
     let (condition, template) = condition;
     around.template = template;
+    let id = || if name.is_empty() { format!("#{number}") } else { name.clone() };
+    let outer = around.filters;
+    let filters = around.filters(typed_per_filter_config, id)?;
+    (around.filters, around.route) = (filters, number);
     let action = action::compile(required(action, "action")?, around)?;
+    around.filters = outer;
     let mutations = Mutations {
         request: mutations(
             (request_headers_to_add, "request_headers_to_add"),
@@ -206,11 +189,13 @@ fn route(message: route::Route, around: &mut Surroundings) -> Result<Route, Fiel
             (response_headers_to_remove, "response_headers_to_remove"),
         )?,
     };
-    Ok(Route { name: name.into(), action, condition, mutations })
+    Ok(Route { name: name.into(), action, condition, mutations, filters })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use http::{HeaderMap, HeaderName, Method, Request};
     use xds_proto::json;
 
@@ -579,7 +564,7 @@ mod tests {
             ),
             (
                 host(&format!("{any}, rate_limits: [{{}}]")),
-                "virtual_hosts[0].rate_limits: not supported",
+                "virtual_hosts[0].rate_limits[0].actions: required",
             ),
             (
                 host(&format!("{any}, routes: [{{match: {{}}, route: {{cluster: a}}}}]")),

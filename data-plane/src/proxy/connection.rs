@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client_certificate;
 use super::worker::Worker;
+use crate::filtering::keep::ConnectionStates;
 use crate::listener::http::CertificateDetails;
 use crate::listener::matching::ConnectionFacts;
 use crate::listener::{FilterChain, Listener};
@@ -131,6 +132,7 @@ impl Serving {
             tls_version: Cell::new(""),
             identities: OnceCell::new(),
             certificate_element: RefCell::default(),
+            states: ConnectionStates::default(),
             chain: Cell::new(chain),
             left_behind: RefCell::default(),
             requests: Cell::new(0),
@@ -210,6 +212,8 @@ pub struct Connection {
     pub tls_version: Cell<&'static str>,
     identities: OnceCell<Identities>,
     certificate_element: RefCell<Option<(CertificateDetails, HeaderValue)>>,
+    /// What filters keep for it.
+    pub states: ConnectionStates,
     chain: Cell<usize>,
     /// What it is served by when the listener has no chain for it any more.
     left_behind: RefCell<Option<Rc<View>>>,
@@ -288,6 +292,11 @@ impl Connection {
                 self.drain.cancel();
             }
         }
+    }
+
+    /// Whether the connection is asked to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.says_close.get()
     }
 
     /// Waits until the connection is asked to end.

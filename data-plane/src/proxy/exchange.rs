@@ -14,10 +14,12 @@ use super::connection::{ChainView, Connection};
 use super::deadline::Progress;
 use super::edge::{Origin, REQUEST_ID};
 use super::log;
-use super::reply;
 use crate::body::{Activity, DeadlineKind, Ended, Meter};
+use crate::chain::overrides::FilterSet;
 use crate::cluster::Cluster;
 use crate::cluster::endpoints::Endpoint;
+use crate::filtering::is_grpc;
+use crate::filtering::stage::Notes;
 use crate::format::Context;
 use crate::listener::FilterChain;
 use crate::route::Found;
@@ -58,6 +60,10 @@ pub(super) struct Exchange {
     /// Time spent waiting for heads from upstream.
     pub(super) upstream_wait: Duration,
     pub(super) head: Option<ResponseHead>,
+    /// Which filters the request has.
+    pub(super) filters: FilterSet,
+    /// What they left.
+    pub(super) notes: Notes,
     route_stats: Option<Arc<RouteStats>>,
 }
 
@@ -90,7 +96,7 @@ impl Exchange {
             started_at: SystemTime::now(),
             version: head.version,
             method: head.method.clone(),
-            is_grpc: reply::is_grpc(&head.headers),
+            is_grpc: is_grpc(&head.headers),
             uri: head.uri.clone(),
             headers: HeaderMap::new(),
             sent_uri: None,
@@ -107,6 +113,8 @@ impl Exchange {
             attempts: 0,
             upstream_wait: Duration::ZERO,
             head: None,
+            filters: FilterSet::default(),
+            notes: Notes::default(),
             route_stats: None,
         }
     }
@@ -183,7 +191,10 @@ impl Exchange {
             scheme: if is_https { "https" } else { "http" },
             protocol: Some(self.version),
             response_code: head.map(|head| head.status.as_u16()),
-            details: self.why.map_or("via_upstream", |why| why.facts().details),
+            details: match &self.notes.details {
+                Some(details) => details,
+                None => self.why.map_or("via_upstream", |why| why.facts().details),
+            },
             start: Some(self.started_at),
             remote: Some(client),
             direct_remote: Some(facts.peer),
@@ -203,14 +214,10 @@ impl Exchange {
 
     /// Envoy's flags of what went wrong.
     pub(super) fn flags(&self) -> String {
-        let mut flags = self.why.map_or("", |why| why.facts().flag).to_owned();
-        if self.is_exhausted {
-            if !flags.is_empty() {
-                flags.push(',');
-            }
-            flags.push_str(Why::RetriesExhausted.facts().flag);
-        }
-        flags
+        let own = self.why.map_or("", |why| why.facts().flag);
+        let exhausted = self.is_exhausted.then(|| Why::RetriesExhausted.facts().flag);
+        let all = self.notes.flags.iter().copied().chain([own]).chain(exhausted);
+        all.filter(|flag| !flag.is_empty()).collect::<Vec<_>>().join(",")
     }
 
     /// Why a response that began did not end, if so.

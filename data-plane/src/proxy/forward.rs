@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::time::Instant;
+use xds_proto::convert::Address;
 
 use super::deadline::{Expired, Limits};
 use super::exchange::{Exchange, path_of};
@@ -17,7 +18,7 @@ use super::timeouts::{self, milliseconds, say_stream_limit, say_timeout};
 use crate::body::{Body, Deadlines, Ended};
 use crate::cluster::Cluster;
 use crate::cluster::balancer::Selection;
-use crate::cluster::endpoints::Endpoint;
+use crate::cluster::endpoints::{Endpoint, Health};
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::live::Slot;
 use crate::cluster::outlier::observe;
@@ -66,7 +67,7 @@ pub(super) async fn forward(
     let mut cookies = Vec::new();
     let selection = select(&plan, &cluster, (picked, &view), &mut cookies);
     exchange.cluster = Some(Arc::clone(&cluster));
-    let endpoint = cluster.pick(&selection).ok_or_else(|| Local::new(Why::NoHealthyEndpoint))?;
+    let endpoint = pick(exchange, &cluster, &selection)?;
     let (mut head, body) = request.into_parts();
     let overrides = Overrides::take(&mut head.headers, plan.retry);
     let plan = Plan { retry: overrides.retry.as_deref().or(plan.retry), ..plan };
@@ -94,6 +95,27 @@ pub(super) async fn forward(
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     Ok(finish(exchange, &plan, picked, (response, &limits)))
+}
+
+/// The endpoint that a filter asks for, or else the balancer's.
+fn pick(
+    exchange: &Exchange,
+    cluster: &Cluster,
+    selection: &Selection<'_>,
+) -> Result<Arc<Endpoint>, Local> {
+    let balanced = || cluster.pick(selection).ok_or_else(|| Local::new(Why::NoHealthyEndpoint));
+    let Some(asked) = exchange.notes.destination else { return balanced() };
+    let is_asked = |endpoint: &&Arc<Endpoint>| {
+        endpoint.config.address == Address::Ip(asked.address)
+            && matches!(endpoint.health(), Health::Healthy | Health::Degraded)
+    };
+    match cluster.endpoints.iter().find(is_asked) {
+        Some(endpoint) => Ok(Arc::clone(endpoint)),
+        None => match asked.else_status {
+            Some(status) => Err(Local::with_status(Why::SessionLost, status)),
+            None => balanced(),
+        },
+    }
 }
 
 /// The headers that the router adds, and the changes of the route.
@@ -281,7 +303,9 @@ impl Tries<'_, '_> {
     async fn back_off(&self) -> Result<(), Local> {
         let Some(policy) = self.policy() else { return Ok(()) };
         let wait = policy.back_off.wait(self.retries, fastrand::u64(..));
-        self.hold(Instant::now(), tokio::time::sleep(wait)).await.map_err(|at| self.expired(at))
+        self.hold(Instant::now(), tokio::time::sleep(wait))
+            .await
+            .map_err(|at| self::expired(self.exchange, at))
     }
 
     async fn hold<T>(
@@ -315,7 +339,7 @@ impl Tries<'_, '_> {
                 self.count(None, took);
                 self.cluster.live.stats.failure(UpstreamFailureKind::Timeout);
                 if expired != Expired::PerTry {
-                    return Err(self.expired(expired));
+                    return Err(self::expired(self.exchange, expired));
                 }
                 Err(None)
             }
@@ -440,26 +464,26 @@ impl Tries<'_, '_> {
         }
     }
 
-    /// A limit of the exchange was reached before there was a response.
-    fn expired(&self, expired: Expired) -> Local {
-        let status = if self.exchange.is_request_complete() {
-            StatusCode::GATEWAY_TIMEOUT
-        } else {
-            StatusCode::REQUEST_TIMEOUT
-        };
-        match expired {
-            Expired::Response | Expired::PerTry => Local::new(Why::UpstreamTimeout),
-            Expired::Idle => Local::with_status(Why::IdleTimeout, status),
-            Expired::Request => Local::new(Why::RequestTimeout),
-            Expired::Stream => Local {
-                body: Some("downstream duration timeout"),
-                ..Local::with_status(Why::RequestTimeout, status)
-            },
-        }
-    }
-
     fn give_up(&self, miss: &Miss) -> Local {
         Local { was_retried: self.retries > 0, ..Local::new(miss.why) }
+    }
+}
+
+/// A limit of the exchange was reached before there was a response.
+pub(super) fn expired(exchange: &Exchange, expired: Expired) -> Local {
+    let status = if exchange.is_request_complete() {
+        StatusCode::GATEWAY_TIMEOUT
+    } else {
+        StatusCode::REQUEST_TIMEOUT
+    };
+    match expired {
+        Expired::Response | Expired::PerTry => Local::new(Why::UpstreamTimeout),
+        Expired::Idle => Local::with_status(Why::IdleTimeout, status),
+        Expired::Request => Local::new(Why::RequestTimeout),
+        Expired::Stream => Local {
+            body: Some("downstream duration timeout"),
+            ..Local::with_status(Why::RequestTimeout, status)
+        },
     }
 }
 

@@ -1,15 +1,15 @@
 //! Replies that the proxy makes itself, as Envoy makes them.
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use super::forward::ATTEMPT_COUNT;
 use crate::body::Body;
+use crate::filtering::{grpc_status, percent_encode, text};
 use crate::guard::Refused;
 use crate::listener::local_reply::Draft;
 use crate::telemetry::why::Why;
 
-const GRPC: &[u8] = b"application/grpc";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -44,14 +44,14 @@ impl Local {
     pub(super) fn respond(&self) -> Response<Body> {
         let facts = self.why.facts();
         let status = self.status.or(facts.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let text = match self.body.unwrap_or(facts.body) {
+        let body = match self.body.unwrap_or(facts.body) {
             _ if status == StatusCode::NO_CONTENT => String::new(),
-            text if self.was_retried => {
-                text.replace("headers. reset", "headers. retried and the latest reset")
+            body if self.was_retried => {
+                body.replace("headers. reset", "headers. retried and the latest reset")
             }
-            text => text.to_owned(),
+            body => body.to_owned(),
         };
-        let mut response = plain(status, text);
+        let mut response = text(status, body);
         if let Some(attempts) = self.attempts {
             response.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
@@ -60,16 +60,6 @@ impl Local {
         }
         response
     }
-}
-
-fn plain(status: StatusCode, text: String) -> Response<Body> {
-    let has_text = !text.is_empty();
-    let mut response = Response::new(Body::full(text));
-    *response.status_mut() = status;
-    if has_text {
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    response
 }
 
 /// A reply of our own as the listener wants it (`rules`), and then as the client's protocol has
@@ -110,49 +100,13 @@ pub(super) fn shape(
     Response::from_parts(head, Body::empty())
 }
 
-/// The gRPC status that an HTTP status stands for (gRPC's `http-grpc-status-mapping.md`).
-fn grpc_status(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 => "12",
-        429 | 502..=504 => "14",
-        _ => "2",
-    }
-}
-
-/// As gRPC encodes messages: everything but printable ASCII, and `%` itself.
-fn percent_encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'%' | 0..0x20 | 0x7f.. => {
-                use std::fmt::Write as _;
-                // Writing to a String does not fail.
-                let _infallible = write!(out, "%{byte:02X}");
-            }
-            other => out.push(char::from(other)),
-        }
-    }
-    out
-}
-
-/// Whether a request is gRPC, by its content type.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let value = value.as_bytes();
-        value.starts_with(GRPC) && matches!(value.get(GRPC.len()), None | Some(b'+' | b';'))
-    })
-}
-
 /// The answer to a request that the guard refuses.
 pub(super) fn refused(refused: Refused) -> (Why, Response<Body>) {
     match refused {
         Refused::Why(why) => (why, Local::new(why).respond()),
-        Refused::Status(status) => (Why::BadRequest, plain(status, String::new())),
+        Refused::Status(status) => (Why::BadRequest, text(status, String::new())),
         Refused::Redirect(location) => {
-            let mut response = plain(StatusCode::TEMPORARY_REDIRECT, String::new());
+            let mut response = text(StatusCode::TEMPORARY_REDIRECT, String::new());
             response.headers_mut().insert(http::header::LOCATION, location);
             (Why::DirectResponse, response)
         }
@@ -228,12 +182,6 @@ mod tests {
             draft.body = "who?".into();
         };
         assert_eq!(shaped(Why::UpstreamTimeout, &mapped), "16 who?");
-        assert_eq!(percent_encode("a%b\né"), "a%25b%0A%C3%A9");
-        let kind = |value: &'static str| {
-            is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]))
-        };
-        assert!(kind("application/grpc") && kind("application/grpc+proto"));
-        assert!(!kind("application/grpc-web") && !kind("text/plain"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::cluster::balancer::Selection;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::outlier::Observed;
 use crate::matcher::hash::HashView;
-use crate::route::action::{ClusterChoice, Draw, WeightedCluster};
+use crate::route::action::{ClusterChoice, Draw, Forward, WeightedCluster};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -26,19 +26,29 @@ pub(super) fn choose<'a>(
     let routes = &plan.chain.routes;
     match &plan.forward.cluster {
         ClusterChoice::One(index) => (routes.cluster(*index), None),
-        ClusterChoice::Weighted(clusters) => {
-            let drawn = match &clusters.draw {
-                Draw::Random => None,
-                Draw::Hash => plan.forward.hash_policy.hash(view, None),
-                Draw::Header(name) => number(view.headers.get(name)),
-            };
-            let picked = clusters.pick(drawn.unwrap_or(plan.random));
+        ClusterChoice::Weighted(_) => {
+            let picked = picked(plan.forward, view, plan.random);
             (picked.and_then(|picked| routes.cluster(picked.index)), picked)
         }
         ClusterChoice::Header(name) => {
             (view.headers.get(name).and_then(|value| routes.named(value)), None)
         }
     }
+}
+
+/// Which of several clusters a request goes to; none where there are not several.
+pub(super) fn picked<'a>(
+    forward: &'a Forward,
+    view: &HashView<'_>,
+    random: u64,
+) -> Option<&'a WeightedCluster> {
+    let ClusterChoice::Weighted(clusters) = &forward.cluster else { return None };
+    let drawn = match &clusters.draw {
+        Draw::Random => None,
+        Draw::Hash => forward.hash_policy.hash(view, None),
+        Draw::Header(name) => number(view.headers.get(name)),
+    };
+    clusters.pick(drawn.unwrap_or(random))
 }
 
 fn number(value: Option<&HeaderValue>) -> Option<u64> {

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::deadline::Limits;
 use super::forward::Plan;
-use super::reply::is_grpc;
+use crate::filtering::is_grpc;
 use crate::route::action::GrpcTimeout;
 
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");

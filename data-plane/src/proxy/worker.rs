@@ -27,6 +27,8 @@ pub struct WorkerSettings {
     pub access_log: Option<LogFile>,
     /// The node's name, for the log.
     pub node: Arc<str>,
+    /// The cluster that the node belongs to.
+    pub node_cluster: Arc<str>,
     /// What clients on this machine are called in `x-forwarded-for`.
     pub own_address: IpAddr,
 }

@@ -12,7 +12,9 @@ use super::mirror::MirrorPolicy;
 use super::redirect::Redirect;
 use super::retry::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite};
+use crate::chain::overrides::FilterSet;
 use crate::cluster::labels::Labels;
+use crate::filtering::rate_limit::RateLimit;
 use crate::format::mutation::HeaderMutations;
 use crate::matcher::hash::HashPolicy;
 
@@ -63,6 +65,10 @@ pub struct Forward {
     pub hash_policy: HashPolicy,
     /// Whether the old host goes into `x-forwarded-host` (`append_x_forwarded_host`).
     pub append_x_forwarded_host: bool,
+    /// How its requests are counted (`rate_limits`).
+    pub rate_limits: Box<[RateLimit]>,
+    /// Whether they are also counted as the virtual host has it (`include_vh_rate_limits`).
+    pub includes_virtual_host_rate_limits: bool,
 }
 
 /// The limit of a route, which may leave it to the listener.
@@ -161,6 +167,8 @@ pub struct WeightedCluster {
     pub host_rewrite: Option<HeaderValue>,
     /// The metadata that an endpoint must have, the route's included (`metadata_match`).
     pub labels: Option<Labels>,
+    /// What is said of filters here and around (`typed_per_filter_config`).
+    pub filters: FilterSet,
     pub(crate) request: HeaderMutations,
     pub(crate) response: HeaderMutations,
 }
@@ -173,6 +181,7 @@ impl WeightedCluster {
             weight,
             host_rewrite: None,
             labels: None,
+            filters: FilterSet::default(),
             request: HeaderMutations::default(),
             response: HeaderMutations::default(),
         }

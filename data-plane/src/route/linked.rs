@@ -87,6 +87,7 @@ mod tests {
             virtual_hosts: [].into(),
             hosts: HostIndex::default(),
             clusters: ["a".into()].into(),
+            overrides: crate::chain::overrides::OverrideTable::default(),
             mutations: Mutations::default(),
             internal_only: [].into(),
             ignore_port: false,

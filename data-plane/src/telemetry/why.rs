@@ -52,6 +52,7 @@ macro_rules! reasons {
 
 const BAD_REQUEST: Option<StatusCode> = Some(StatusCode::BAD_REQUEST);
 const UNAVAILABLE: Option<StatusCode> = Some(StatusCode::SERVICE_UNAVAILABLE);
+const FORBIDDEN: Option<StatusCode> = Some(StatusCode::FORBIDDEN);
 const TIMEOUT: Option<StatusCode> = Some(StatusCode::REQUEST_TIMEOUT);
 
 macro_rules! disconnect {
@@ -117,6 +118,29 @@ reasons! {
     /// The head of the request is larger than allowed.
     HeadersTooLarge: "headers_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), "8",
         "", "request_headers_too_large", "Request Header Fields Too Large";
+    /// The `cors` filter answers a preflight request.
+    CorsPreflight: "cors_preflight", Some(StatusCode::OK), "0", "", "cors_response", "";
+    /// The `csrf` filter finds that the request comes from a page of another origin.
+    CsrfDenied: "csrf_denied", FORBIDDEN, "7", "", "csrf_origin_mismatch", "Invalid origin";
+    /// The `fault` filter breaks the request off, as it is told to.
+    FaultAbort: "fault_abort", None, "2", "FI", "fault_filter_abort", "fault filter abort";
+    /// The body of the request is larger than a filter takes.
+    PayloadTooLarge: "payload_too_large", Some(StatusCode::PAYLOAD_TOO_LARGE), "2", "",
+        "request_payload_too_large", "Payload Too Large";
+    /// The `health_check` filter answers.
+    HealthCheck: "health_check", None, "2", "", "health_check_ok", "";
+    /// The `local_ratelimit` filter finds no token left.
+    RateLimited: "rate_limited", Some(StatusCode::TOO_MANY_REQUESTS), "14", "RL",
+        "local_rate_limited", "local_rate_limited";
+    /// No policy of the `rbac` filter allows the request, or one denies it.
+    RbacDenied: "rbac_denied", FORBIDDEN, "7", "", "rbac_access_denied", "RBAC: access denied";
+    /// The service that the `ext_authz` filter asks says no.
+    AuthorizationDenied: "authorization_denied", None, "7", "UAEX", "ext_authz_denied", "";
+    /// The service that the `ext_authz` filter asks says nothing that helps.
+    AuthorizationFailed: "authorization_failed", None, "7", "UAEX", "ext_authz_error", "";
+    /// The endpoint that a session is bound to is not there.
+    SessionLost: "session_lost", UNAVAILABLE, "14", "UH", "no_healthy_upstream",
+        "no healthy upstream";
     /// A limit of the proxy is reached.
     Overloaded: "overloaded", UNAVAILABLE, "14", "OM", "overload", "envoy overloaded";
     /// A fault of the proxy's own.

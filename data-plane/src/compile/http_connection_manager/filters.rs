@@ -1,5 +1,7 @@
 //! The HTTP filters of a connection manager, the router last.
 
+use std::sync::Arc;
+
 use prost::{Message, Name};
 use xds_proto::envoy::extensions::filters::http::router::v3 as router_api;
 use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -8,16 +10,17 @@ use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3:
 use xds_proto::field::{At, FieldError};
 use xds_proto::fields;
 
+use crate::chain::{self, ChainConfig, FilterConfig};
+use crate::filter;
 use crate::filter::router::{self, Router};
-use crate::filter::{self, Chain, Filter};
 
 enum Compiled {
-    Filter(Filter),
+    Filter(FilterConfig),
     Router(Router),
     Skipped,
 }
 
-pub(super) fn compile(filters: Vec<HttpFilter>) -> Result<Chain, FieldError> {
+pub(super) fn compile(filters: Vec<HttpFilter>) -> Result<ChainConfig, FieldError> {
     let count = filters.len();
     let mut chain = Vec::with_capacity(count);
     let mut router = None;
@@ -39,7 +42,7 @@ pub(super) fn compile(filters: Vec<HttpFilter>) -> Result<Chain, FieldError> {
         }
     }
     let router = router.ok_or_else(FieldError::required).at("http_filters")?;
-    Ok(Chain::new(chain, router))
+    Ok(ChainConfig { filters: chain.into(), router })
 }
 
 fn filter(message: HttpFilter) -> Result<Compiled, FieldError> {
@@ -69,6 +72,10 @@ fn filter(message: HttpFilter) -> Result<Compiled, FieldError> {
         return Ok(Compiled::Skipped);
     }
     let filter = filter::compile(&config).at("typed_config")?;
-    // Off until a route turns it on, which no route can yet: routes refuse filter overrides.
-    Ok(if disabled { Compiled::Skipped } else { Compiled::Filter(filter) })
+    Ok(Compiled::Filter(FilterConfig {
+        name: name.into(),
+        filter: Arc::new(filter),
+        is_disabled: disabled,
+        hash: chain::hash(&config),
+    }))
 }

@@ -19,13 +19,15 @@ use xds_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
-use super::{Surroundings, mirror, retry, uri_template};
+use super::around::Surroundings;
+use super::{mirror, retry, uri_template};
 use crate::cluster::labels::Labels;
 use crate::compile::hash_policy;
 use crate::compile::labels::of_metadata;
-use crate::compile::matcher::regex_rewrite;
+use crate::filtering::rate_limit;
 use crate::format::Template;
 use crate::format::compile::mutations;
+use crate::matcher::compile::regex_rewrite;
 use crate::route::action::{
     Action, ClusterChoice, DirectResponse, Draw, Forward, GrpcTimeout, Limit, Upgrade,
     WeightedCluster, WeightedClusters,
@@ -66,13 +68,12 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
         path_rewrite, host_rewrite_specifier, append_x_forwarded_host, timeout, idle_timeout,
         retry_policy, upgrade_configs, max_stream_duration, max_grpc_timeout,
         grpc_timeout_offset, hash_policy, metadata_match, request_mirror_policies,
-        path_rewrite_policy,
+        path_rewrite_policy, rate_limits, include_vh_rate_limits,
     ],
     // early_data_policy: TLS early data is not taken.
     ignore: [early_data_policy],
     refuse: [
-        flush_timeout, retry_policy_typed_config,
-        priority, rate_limits, include_vh_rate_limits,
+        flush_timeout, retry_policy_typed_config, priority,
         cors, internal_redirect_policy, internal_redirect_action, max_internal_redirects,
         hedge_policy,
     ]);
@@ -120,6 +121,8 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
         },
         host_rewrite: host_rewrite_specifier.map(host_rewrite).transpose()?.flatten(),
         append_x_forwarded_host,
+        rate_limits: each(rate_limits, "rate_limits", rate_limit::compile)?.into(),
+        includes_virtual_host_rate_limits: include_vh_rate_limits.is_some_and(|flag| flag.value),
     })
 }
 
@@ -260,18 +263,22 @@ fn weighted_cluster(
         read: [
             name, weight, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, host_rewrite_specifier,
-            metadata_match,
+            metadata_match, typed_per_filter_config,
         ],
         ignore: [],
-        refuse: [cluster_header, typed_per_filter_config]);
+        refuse: [cluster_header]);
     let host_rewrite = match host_rewrite_specifier {
         Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
             Some(header_value(&host).at("host_rewrite_literal")?)
         }
         None => None,
     };
+    let name = required_text(name, "name")?;
+    let route = around.route;
+    let filters = around.filters(typed_per_filter_config, || format!("#{route}/{name}"))?;
     Ok(WeightedCluster {
-        index: around.cluster(required_text(name, "name")?)?,
+        index: around.cluster(name)?,
+        filters,
         weight: required(weight, "weight")?.value,
         host_rewrite: host_rewrite.filter(|host| !host.is_empty()),
         labels: metadata_match.map(|metadata| labels.overlaid(&of_metadata(metadata))),
@@ -416,21 +423,12 @@ fn direct(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use xds_proto::json;
 
     use super::*;
 
     fn compiled(yaml: &str) -> Result<Action, String> {
-        let mut around = Surroundings {
-            clusters: HashMap::new(),
-            cluster_names: Vec::new(),
-            retry: None,
-            mirrors: Arc::new([]),
-            template: None,
-            body_bytes_max: 4,
-        };
+        let mut around = Surroundings { body_bytes_max: 4, ..Surroundings::default() };
         let message: route::Route = json::from_yaml(&format!("{{{yaml}}}")).unwrap();
         compile(message.action.unwrap(), &mut around).map_err(|error| error.to_string())
     }

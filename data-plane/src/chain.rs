@@ -1,0 +1,297 @@
+//! The filters of an HTTP connection manager, joined: one chain for most requests, and one for each
+//! set of overrides that routes have.
+
+pub mod overrides;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use http::{Request, Response};
+use xds_proto::google::protobuf::Any;
+
+use self::overrides::{FilterSet, Level, OverrideSet, OverrideTable};
+use crate::body::Body;
+use crate::filter::Filter;
+use crate::filter::router::Router;
+use crate::filtering::Verdict;
+use crate::filtering::keep::{FindCluster, Joined, Key, Linked, Linker, States};
+use crate::filtering::stage::Stage;
+
+/// The filters of a connection manager in order, the router apart: it is the proxy itself.
+#[derive(Debug, Default)]
+pub struct ChainConfig {
+    /// The filters, those that are off by default too.
+    pub filters: Box<[FilterConfig]>,
+    /// What the router at the end was told.
+    pub router: Router,
+}
+
+/// A filter of a connection manager.
+#[derive(Debug)]
+pub struct FilterConfig {
+    /// Its name, by which routes speak of it.
+    pub name: Arc<str>,
+    /// The filter.
+    pub filter: Arc<Filter>,
+    /// Whether only routes that say so have it.
+    pub is_disabled: bool,
+    /// A hash of what it was made of.
+    pub hash: u64,
+}
+
+impl ChainConfig {
+    /// The clusters that its filters ask.
+    pub fn cluster_names(&self) -> Vec<Arc<str>> {
+        self.filters.iter().flat_map(|filter| filter.filter.clusters()).collect()
+    }
+}
+
+/// A hash of a packed configuration.
+pub fn hash(config: &Any) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&config.type_url, &config.value).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The chains of a connection manager with its routes.
+#[derive(Debug)]
+pub struct Chains {
+    /// By [`FilterSet`]; the first is for routes that override nothing, and for no route.
+    chains: Box<[Arc<Chain>]>,
+    states: States,
+    joined: Joined,
+}
+
+/// Filters that run one after the other.
+#[derive(Debug, Default)]
+pub struct Chain(Box<[Arc<Filter>]>);
+
+impl Chains {
+    /// Joins the filters with what routes say of them, and with what they kept in `before`.
+    pub fn link(
+        config: &ChainConfig,
+        overrides: &OverrideTable,
+        find: FindCluster<'_>,
+        before: Option<&Self>,
+    ) -> Self {
+        let mut linker = Linker::new(find, before.map(|before| &before.states));
+        let plain: Vec<Option<Arc<Filter>>> = config
+            .filters
+            .iter()
+            .map(|filter| link(filter, &[], &filter.filter, &mut linker))
+            .collect();
+        let chain = |set: &OverrideSet, linker: &mut Linker<'_>| {
+            let filters = config.filters.iter().zip(&plain).filter_map(|(filter, plain)| {
+                let levels = set.levels(&filter.name);
+                let is_disabled = levels.last().map_or(filter.is_disabled, |last| last.is_disabled);
+                match levels {
+                    _ if is_disabled => None,
+                    [] => plain.clone(),
+                    levels => link(filter, levels, &filter.filter, linker),
+                }
+            });
+            Arc::new(Chain(filters.collect()))
+        };
+        let chains = overrides.sets().iter().map(|set| chain(set, &mut linker)).collect();
+        let (states, joined) = linker.finish();
+        Self { chains, states, joined }
+    }
+
+    /// Whether the filters would be joined with the same clusters again.
+    pub fn is_current(&self, find: FindCluster<'_>) -> bool {
+        self.joined.iter().all(|(name, joined)| {
+            find(name).as_ref().map(Arc::as_ptr) == joined.as_ref().map(Arc::as_ptr)
+        })
+    }
+
+    /// The chain of a route.
+    pub fn get(&self, set: FilterSet) -> Option<&Arc<Chain>> {
+        self.chains.get(set.index())
+    }
+}
+
+/// A filter with what these levels say of it; none where it is off.
+fn link(
+    config: &FilterConfig,
+    levels: &[Arc<Level>],
+    filter: &Arc<Filter>,
+    linker: &mut Linker<'_>,
+) -> Option<Arc<Filter>> {
+    let settings: Vec<_> = levels.iter().filter_map(|level| level.setting.as_ref()).collect();
+    let specific = levels.iter().rev().find(|level| level.setting.is_some());
+    linker.turn_to(Key {
+        filter: Arc::clone(&config.name),
+        place: specific.map_or_else(|| "".into(), |level| Arc::clone(&level.place)),
+        config: specific.map_or(config.hash, |level| level.hash),
+    });
+    match filter.link(&settings, linker) {
+        Linked::Same => Some(Arc::clone(filter)),
+        Linked::New(linked) => Some(Arc::new(linked)),
+        Linked::Off => None,
+    }
+}
+
+impl Chain {
+    /// Runs the chain on the way in; stops at the first reply.
+    pub async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
+        for (slot, filter) in self.0.iter().enumerate() {
+            stage.slot = slot;
+            if let verdict @ Verdict::Reply(..) = filter.on_request(request, stage).await {
+                return verdict;
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// Runs the chain on the way out, last filter first. As in Envoy, all of it runs, however far
+    /// the request came.
+    pub async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
+        for (slot, filter) in self.0.iter().enumerate().rev() {
+            stage.slot = slot;
+            filter.on_response(response, stage).await;
+        }
+    }
+
+    /// Whether there is nothing to run.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use xds_proto::envoy::config::route::v3::{
+        FilterConfig as RouteFilterConfig, RouteConfiguration,
+    };
+    use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+    use xds_proto::json::from_yaml;
+
+    use super::*;
+    use crate::filter;
+    use crate::filtering::stage::testing::Scene;
+
+    const LIMIT: &str = "'@type': type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: x,
+        token_bucket: {max_tokens: 1, fill_interval: 60s}, filter_enabled: {default_value: {numerator: 100}}, filter_enforced: {default_value: {numerator: 100}}";
+
+    /// A chain of one filter.
+    fn config(filter: &str, is_disabled: bool) -> ChainConfig {
+        let message: HttpFilter = from_yaml(&format!("{{typed_config: {{{filter}}}}}")).unwrap();
+        let Some(xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType::TypedConfig(any)) =
+            message.config_type
+        else {
+            unreachable!()
+        };
+        let filter = FilterConfig {
+            name: "f".into(),
+            filter: Arc::new(filter::compile(&any).unwrap()),
+            is_disabled,
+            hash: hash(&any),
+        };
+        ChainConfig { filters: [filter].into(), ..ChainConfig::default() }
+    }
+
+    /// What a level says of the filter.
+    #[derive(Clone, Copy)]
+    enum Say<'a> {
+        Nothing,
+        Off,
+        On,
+        This(&'a str),
+    }
+
+    fn levels(say: Say<'_>, place: &str) -> overrides::Levels {
+        let switch = |config: RouteFilterConfig| xds_proto::json::pack(&config).unwrap();
+        let any = match say {
+            Say::Nothing => return Vec::new(),
+            Say::Off => switch(RouteFilterConfig { disabled: true, ..Default::default() }),
+            Say::On => {
+                switch(RouteFilterConfig { config: Some(Any::default()), ..Default::default() })
+            }
+            Say::This(text) => {
+                let text = format!("{{typed_per_filter_config: {{f: {{{text}}}}}}}");
+                let message: RouteConfiguration = from_yaml(&text).unwrap();
+                return overrides::compile(message.typed_per_filter_config, &place.into()).unwrap();
+            }
+        };
+        overrides::compile(HashMap::from([("f".into(), any)]), &place.into()).unwrap()
+    }
+
+    /// What a table of two levels says of the filter, and the set of the inner one.
+    fn overrides(host: Say<'_>, route: Say<'_>) -> (OverrideTable, FilterSet) {
+        let mut table = OverrideTable::default();
+        let host = table.join(FilterSet::default(), levels(host, "host")).unwrap();
+        let route = table.join(host, levels(route, "host/route")).unwrap();
+        (table, route)
+    }
+
+    /// How many of five requests pass.
+    async fn passes(chains: &Chains, set: FilterSet) -> usize {
+        let mut count = 0;
+        for _ in 0..5 {
+            let (mut request, mut scene) = (Request::new(Body::empty()), Scene::default());
+            let chain = chains.get(set).unwrap();
+            let verdict = chain.on_request(&mut request, &mut scene.stage()).await;
+            count += usize::from(matches!(verdict, Verdict::Continue));
+        }
+        count
+    }
+
+    fn joined(config: &ChainConfig, table: &OverrideTable, before: Option<&Chains>) -> Chains {
+        Chains::link(config, table, &|_| None, before)
+    }
+
+    #[tokio::test]
+    async fn a_filter_is_on_or_off_as_the_most_specific_level_says() {
+        for (number, (is_disabled, host, route, want)) in [
+            (false, Say::Nothing, Say::Nothing, 1),
+            (true, Say::Nothing, Say::Nothing, 5),
+            (false, Say::Off, Say::Nothing, 5),
+            (false, Say::Off, Say::On, 1),
+            (true, Say::On, Say::Nothing, 1),
+            (true, Say::On, Say::Off, 5),
+            (true, Say::Nothing, Say::This(LIMIT), 1),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let (table, set) = overrides(host, route);
+            let chains = joined(&config(LIMIT, is_disabled), &table, None);
+            assert_eq!(passes(&chains, set).await, want, "{number}");
+            let plain = if is_disabled { 5 } else { 1 };
+            let chains = joined(&config(LIMIT, is_disabled), &table, None);
+            assert_eq!(passes(&chains, FilterSet::default()).await, plain);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_filters_keep_survives_what_does_not_concern_them() {
+        let three = LIMIT.replace("max_tokens: 1", "max_tokens: 3");
+        let (table, set) = overrides(Say::Nothing, Say::This(&three));
+        let config = config(LIMIT, false);
+        let first = joined(&config, &table, None);
+        assert_eq!(passes(&first, FilterSet::default()).await, 1);
+        assert_eq!(passes(&first, set).await, 3);
+        let (same, set) = overrides(Say::Nothing, Say::This(&three));
+        let second = joined(&config, &same, Some(&first));
+        assert_eq!(passes(&second, FilterSet::default()).await, 0);
+        assert_eq!(passes(&second, set).await, 0);
+        let slower = three.replace("60s", "61s");
+        let (changed, set) = overrides(Say::Nothing, Say::This(&slower));
+        let third = joined(&config, &changed, Some(&second));
+        assert_eq!(passes(&third, FilterSet::default()).await, 0);
+        assert_eq!(passes(&third, set).await, 3);
+    }
+
+    #[tokio::test]
+    async fn routes_of_a_virtual_host_share_what_it_says() {
+        let (mut table, host) = overrides(Say::This(LIMIT), Say::Nothing);
+        let mut of_another = levels(Say::Off, "host/route");
+        of_another[0].0 = "g".into();
+        let route = table.join(host, of_another).unwrap();
+        let chains = joined(&config(LIMIT, false), &table, None);
+        assert_eq!(passes(&chains, host).await + passes(&chains, route).await, 1);
+        assert!(chains.is_current(&|_| None));
+    }
+}

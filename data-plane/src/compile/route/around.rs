@@ -1,0 +1,71 @@
+//! What the compilation of a route needs to know of what is around it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use xds_proto::field::FieldError;
+use xds_proto::google::protobuf::Any;
+
+use crate::chain::overrides::{self, FilterSet, Levels, OverrideTable};
+use crate::matcher::uri_template::UriTemplate;
+use crate::route::action::ClusterIndex;
+use crate::route::mirror::MirrorPolicy;
+use crate::route::retry::RetryPolicy;
+
+/// What a route's compilation needs to know of what is around it.
+#[derive(Debug, Default)]
+pub(super) struct Surroundings {
+    pub(super) clusters: HashMap<Arc<str>, ClusterIndex>,
+    pub(super) cluster_names: Vec<Arc<str>>,
+    /// The virtual host's, for routes without their own.
+    pub(super) retry: Option<Arc<RetryPolicy>>,
+    /// Those of the levels above, for routes without their own.
+    pub(super) mirrors: Arc<[MirrorPolicy]>,
+    /// The template that the route's paths match, for its rewrite.
+    pub(super) template: Option<UriTemplate>,
+    /// `max_direct_response_body_size_bytes`.
+    pub(super) body_bytes_max: usize,
+    pub(super) overrides: OverrideTable,
+    /// What the level around says of filters, and where that is.
+    pub(super) filters: FilterSet,
+    pub(super) place: Arc<str>,
+    /// The number of the route in its virtual host.
+    pub(super) route: usize,
+}
+
+impl Surroundings {
+    /// The index of a cluster, which is new or known.
+    pub(super) fn cluster(&mut self, name: String) -> Result<ClusterIndex, FieldError> {
+        if let Some(index) = self.clusters.get(name.as_str()) {
+            return Ok(*index);
+        }
+        let index = u32::try_from(self.cluster_names.len())
+            .map(ClusterIndex)
+            .map_err(|_| FieldError::invalid("too many clusters"))?;
+        let name: Arc<str> = name.into();
+        self.cluster_names.push(Arc::clone(&name));
+        self.clusters.insert(name, index);
+        Ok(index)
+    }
+
+    /// What is said of filters at a level of this name below the present one.
+    pub(super) fn filters(
+        &mut self,
+        configs: HashMap<String, Any>,
+        name: impl FnOnce() -> String,
+    ) -> Result<FilterSet, FieldError> {
+        if configs.is_empty() {
+            return Ok(self.filters);
+        }
+        let place = format!("{}/{}", self.place, name()).into();
+        let levels = overrides::compile(configs, &place)?;
+        self.join(levels)
+    }
+
+    fn join(&mut self, levels: Levels) -> Result<FilterSet, FieldError> {
+        for cluster in overrides::clusters(&levels) {
+            self.cluster(cluster.to_string())?;
+        }
+        self.overrides.join(self.filters, levels)
+    }
+}

@@ -1,0 +1,125 @@
+//! A request and its response on their way through the filters.
+
+use std::rc::Rc;
+
+use http::{Request, Response};
+use tokio::time::Instant;
+
+use super::deadline::Limits;
+use super::exchange::Exchange;
+use super::forward;
+use super::reply::Local;
+use super::selection;
+use crate::body::Body;
+use crate::filtering::Verdict;
+use crate::filtering::stage::{Notes, Proxy, Stage};
+use crate::format::Context;
+use crate::listener::FilterChain;
+use crate::route::Found;
+use crate::route::action::{Action, ClusterChoice, Forward, WeightedCluster};
+
+/// The route of a request, if there is one, and the chance by which clusters are picked.
+pub(super) type Way<'a> = (Option<&'a Found<'a>>, u64);
+
+/// Runs the filters on the way in.
+///
+/// # Errors
+/// When a limit of the exchange is reached meanwhile.
+pub(super) async fn on_request(
+    exchange: &mut Exchange,
+    chain: &FilterChain,
+    (found, random): Way<'_>,
+    request: &mut Request<Body>,
+) -> Result<Verdict, Local> {
+    let picked = found.and_then(|found| {
+        selection::picked(forwards(found)?, &selection::hash_view(exchange, request), random)
+    });
+    exchange.filters = found.map(|found| found.filters(picked)).unwrap_or_default();
+    let Some(filters) = chain.filters.get(exchange.filters).filter(|chain| !chain.is_empty())
+    else {
+        return Ok(Verdict::Continue);
+    };
+    let limits = limits(chain, found);
+    let mut notes = std::mem::take(&mut exchange.notes);
+    let mut stage = stage(exchange, found, &mut notes);
+    stage.context.cluster = found.map_or("", |found| cluster(found, picked));
+    let began = Instant::now();
+    let run = filters.on_request(request, &mut stage);
+    let verdict = limits.hold(|| exchange.progress(began), run).await;
+    exchange.notes = notes;
+    verdict.map_err(|expired| forward::expired(exchange, expired))
+}
+
+/// Runs the filters on the way out, whoever answers.
+pub(super) async fn on_response(
+    exchange: &mut Exchange,
+    chain: &FilterChain,
+    response: &mut Response<Body>,
+) {
+    let Some(filters) = chain.filters.get(exchange.filters).filter(|chain| !chain.is_empty())
+    else {
+        return;
+    };
+    let mut notes = std::mem::take(&mut exchange.notes);
+    let status = response.status().as_u16();
+    let mut stage = stage(exchange, None, &mut notes);
+    stage.context = Context { response_code: Some(status), ..stage.context };
+    filters.on_response(response, &mut stage).await;
+    exchange.notes = notes;
+}
+
+fn stage<'a>(
+    exchange: &'a Exchange,
+    found: Option<&'a Found<'a>>,
+    notes: &'a mut Notes,
+) -> Stage<'a> {
+    let connection = &exchange.connection;
+    let worker: &'a Rc<_> = connection.worker();
+    Stage {
+        context: exchange.context(),
+        client: connection.client(),
+        rate_limits: found.map(Found::rate_limits).unwrap_or_default(),
+        proxy: Proxy {
+            pools: &worker.pools,
+            node: &worker.settings.node,
+            node_cluster: &worker.settings.node_cluster,
+            is_draining: connection.is_draining(),
+        },
+        connection: &connection.states,
+        notes,
+        slot: 0,
+    }
+}
+
+/// The cluster that the route has for the request, as far as it names it.
+fn cluster<'a>(found: &Found<'a>, picked: Option<&WeightedCluster>) -> &'a str {
+    let Some(forward) = forwards(found) else { return "" };
+    let index = match &forward.cluster {
+        ClusterChoice::One(index) => Some(*index),
+        ClusterChoice::Weighted(_) => picked.map(|picked| picked.index),
+        ClusterChoice::Header(_) => None,
+    };
+    index.and_then(|index| found.table.cluster_name(index)).map_or("", |name| name)
+}
+
+fn forwards<'a>(found: &Found<'a>) -> Option<&'a Forward> {
+    match &found.route.action {
+        Action::Forward(forward) => Some(forward),
+        Action::Redirect(_) | Action::Direct(_) => None,
+    }
+}
+
+/// What may take how long while filters hold the request.
+fn limits(chain: &FilterChain, found: Option<&Found<'_>>) -> Limits {
+    let timeouts = &chain.config.http.options.timeouts;
+    let forward = found.and_then(forwards);
+    let own = |limit: Option<crate::route::action::Limit>, inherited| {
+        limit.map_or(inherited, |limit| limit.or(inherited))
+    };
+    Limits {
+        idle: own(forward.map(|forward| forward.idle_timeout), timeouts.stream_idle),
+        request: timeouts.request,
+        stream: own(forward.map(|forward| forward.max_stream_duration), timeouts.stream_age_max),
+        ..Limits::default()
+    }
+}
