@@ -4,6 +4,7 @@
 
 pub mod gateway;
 pub mod load;
+pub mod authz;
 pub mod backend;
 pub mod client;
 pub mod tools;
