@@ -22,8 +22,9 @@ use crate::filtering::stage::Stage;
 pub struct ChainConfig {
     /// The filters, those that are off by default too.
     pub filters: Box<[FilterConfig]>,
-    /// What the router at the end was told.
-    pub router: Router,
+    /// What the router at the end was told; none where there is no filter at all, and so nobody who
+    /// answers.
+    pub router: Option<Router>,
 }
 
 /// A filter of a connection manager.

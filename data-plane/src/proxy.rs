@@ -165,6 +165,9 @@ async fn route(
         found = table.find(&view(exchange, &request, random));
         exchange.note_route(chain, found.as_ref().ok());
     }
+    if chain.config.http.filters.router.is_none() {
+        return Err(filters::nobody(exchange, chain).await);
+    }
     let found = match found {
         Ok(found) => found,
         Err(not_found) => return no_route(exchange, not_found, request),

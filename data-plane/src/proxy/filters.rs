@@ -1,5 +1,6 @@
 //! A request and its response on their way through the filters.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 
 use http::{Request, Response};
@@ -48,6 +49,17 @@ pub(super) async fn on_request(
     let verdict = limits.hold(|| exchange.progress(began), run).await;
     exchange.notes = notes;
     verdict.map_err(|expired| forward::expired(exchange, expired))
+}
+
+/// Waits for an answer where nobody gives one, until a limit of the exchange is reached.
+pub(super) async fn nobody(exchange: &Exchange, chain: &FilterChain) -> Local {
+    let began = Instant::now();
+    let limits = limits(chain, None);
+    let waited = limits.hold(|| exchange.progress(began), std::future::pending::<Infallible>());
+    match waited.await {
+        Ok(never) => match never {},
+        Err(expired) => forward::expired(exchange, expired),
+    }
 }
 
 /// Runs the filters on the way out, whoever answers.

@@ -50,7 +50,7 @@ pub(super) struct Plan<'a> {
 
 impl Plan<'_> {
     pub(super) fn adds_envoy_headers(&self) -> bool {
-        !self.chain.config.http.filters.router.suppress_envoy_headers
+        !self.chain.config.http.filters.router.is_some_and(|router| router.suppress_envoy_headers)
     }
 }
 

@@ -6,6 +6,7 @@ mod differential;
 mod drain;
 mod envoy;
 mod examples;
+mod filters;
 mod kubectl;
 mod outage;
 mod shutdown;

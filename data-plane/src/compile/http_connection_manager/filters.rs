@@ -41,7 +41,7 @@ pub(super) fn compile(filters: Vec<HttpFilter>) -> Result<ChainConfig, FieldErro
             return Err(FieldError::invalid(reason)).at_index(index).at("http_filters");
         }
     }
-    let router = router.ok_or_else(FieldError::required).at("http_filters")?;
+    // As in Envoy a list may be empty; only one that ends otherwise is wrong.
     Ok(ChainConfig { filters: chain.into(), router })
 }
 
@@ -78,4 +78,49 @@ fn filter(message: HttpFilter) -> Result<Compiled, FieldError> {
         is_disabled: disabled,
         hash: chain::hash(&config),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+    use xds_proto::json::from_yaml;
+
+    use super::*;
+
+    const ROUTER: &str = "{name: r, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}";
+    const FAULT: &str = "{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault}}";
+
+    fn compiled(filters: &[&str]) -> Result<ChainConfig, String> {
+        let text = format!("{{http_filters: [{}]}}", filters.join(", "));
+        let message: HttpConnectionManager = from_yaml(&text).unwrap();
+        compile(message.http_filters).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_router_stands_last_where_there_are_filters() {
+        assert!(compiled(&[FAULT, ROUTER]).unwrap().router.is_some());
+        assert!(compiled(&[]).unwrap().router.is_none());
+        assert_eq!(
+            compiled(&[ROUTER, FAULT]).unwrap_err(),
+            "http_filters[0]: terminal filter must be the last filter"
+        );
+        assert_eq!(
+            compiled(&[FAULT]).unwrap_err(),
+            "http_filters[0]: \"f\" is the last filter; it must be the router"
+        );
+    }
+
+    #[test]
+    fn a_filter_that_is_not_known_may_be_optional_and_one_may_be_off() {
+        let lua =
+            "typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua}";
+        let optional = format!("{{name: l, is_optional: true, {lua}}}");
+        assert!(compiled(&[&optional, ROUTER]).unwrap().filters.is_empty());
+        assert_eq!(
+            compiled(&[&format!("{{name: l, {lua}}}"), ROUTER]).unwrap_err(),
+            "http_filters[0].typed_config.type_url: unknown filter \"envoy.extensions.filters.http.lua.v3.Lua\""
+        );
+        let off = FAULT.replace("name: f", "name: f, disabled: true");
+        assert!(compiled(&[&off, ROUTER]).unwrap().filters[0].is_disabled);
+    }
 }
