@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::envoy::config::core::v3 as core;
 use crate::envoy::r#type::v3 as percent;
 use crate::field::{At, FieldError, required};
+use crate::fields;
 use crate::google::protobuf;
 
 /// The longest duration that protobuf allows, 10,000 years.
@@ -93,21 +94,23 @@ pub fn address(value: Option<core::Address>) -> Result<Address, FieldError> {
 
 fn socket_address(value: core::SocketAddress) -> Result<Address, FieldError> {
     use core::socket_address::PortSpecifier;
-    if value.protocol != 0 {
-        return Err(FieldError::unsupported()).at("protocol");
-    }
-    let port = match required(value.port_specifier, "port_value")? {
+    fields!(value: core::SocketAddress,
+        read: [address, port_specifier],
+        // Read where an address is bound.
+        ignore: [ipv4_compat],
+        refuse: [protocol, resolver_name, network_namespace_filepath]);
+    let port = match required(port_specifier, "port_value")? {
         PortSpecifier::PortValue(port) => u16::try_from(port)
             .map_err(|_| FieldError::invalid("must be at most 65535"))
             .at("port_value")?,
         PortSpecifier::NamedPort(_) => return Err(FieldError::unsupported()).at("named_port"),
     };
-    if value.address.is_empty() {
+    if address.is_empty() {
         return Err(FieldError::required()).at("address");
     }
-    Ok(match value.address.parse::<IpAddr>() {
+    Ok(match address.parse::<IpAddr>() {
         Ok(ip) => Address::Ip(SocketAddr::new(ip, port)),
-        Err(_) => Address::Name(value.address, port),
+        Err(_) => Address::Name(address, port),
     })
 }
 

@@ -171,6 +171,7 @@ pub fn each<T, U>(
 ///
 /// `read` binds fields, `ignore` drops fields that change nothing here, `refuse` is an error if the
 /// field is set. The list is exhaustive: a field new in the API does not compile until it is placed.
+/// A comment above ignored fields is their reason; it stands in `docs/envoy-support.md`.
 #[macro_export]
 macro_rules! fields {
     ($message:ident: $Type:path,

@@ -125,6 +125,7 @@ fn read_envoy_grpc(
 ) -> Result<Vec<ControlPlane>, FieldError> {
     fields!(message: EnvoyGrpc,
         read: [cluster_name],
+        // The client has a back-off and a limit of its own, and sends no headers of Envoy's.
         ignore: [retry_policy, max_receive_message_length, skip_envoy_headers],
         refuse: [authority],
     );
@@ -188,6 +189,8 @@ fn read_transport_socket(cluster: &Cluster) -> Result<Option<Tls>, FieldError> {
 fn read_tls(message: tls::UpstreamTlsContext) -> Result<Tls, FieldError> {
     fields!(message: tls::UpstreamTlsContext,
         read: [common_tls_context, sni],
+        // Connections last, so sessions need not; key usage is always checked; there is no
+        // request to take a name from.
         ignore: [max_session_keys, enforce_rsa_key_usage, auto_host_sni, auto_sni_san_validation],
         refuse: [allow_renegotiation],
     );
@@ -239,6 +242,7 @@ fn read_validation(
     xds_proto::field::unsupported(deprecated, "match_subject_alt_names")?;
     fields!(message: tls::CertificateValidationContext,
         read: [trusted_ca, match_typed_subject_alt_names],
+        // The first is about clients. The second, of old, is refused above.
         ignore: [suppress_client_ca_list, match_subject_alt_names],
         refuse: [
             ca_certificate_provider_instance, system_root_certs, watched_directory,

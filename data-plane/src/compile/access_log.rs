@@ -32,6 +32,7 @@ const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGI
 pub(super) fn compile(message: api::AccessLog) -> Result<AccessLogConfig, FieldError> {
     fields!(message: api::AccessLog,
         read: [filter, config_type],
+        // Says only which logger was meant; the type of its configuration says it too.
         ignore: [name],
         refuse: [],
     );

@@ -57,6 +57,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         ignore_health_on_host_removal,
         // Load reports: nobody waits for them.
         lrs_server, lrs_report_endpoint_metrics,
+        // No filter here reads it.
         metadata,
     ],
     refuse: [

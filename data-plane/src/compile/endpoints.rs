@@ -150,6 +150,7 @@ type Place = ((Address, Box<[SocketAddr]>), Arc<str>, Option<Arc<CheckTarget>>);
 fn place(message: Endpoint, names: Names) -> Result<Place, FieldError> {
     fields!(message: Endpoint,
         read: [address, hostname, health_check_config, additional_addresses],
+        // Names of statistics; ours are named by the address.
         ignore: [observability_name],
         refuse: []);
     let also = each(additional_addresses, "additional_addresses", additional)?.into();

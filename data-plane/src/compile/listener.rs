@@ -51,12 +51,16 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
             stat_prefix, stats_matcher,
             // Back-pressure is by bytes in flight, which hyper bounds.
             per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout,
-            metadata, drain_type, traffic_direction,
+            // For control planes and statistics.
+            metadata, traffic_direction,
+            // A listener that goes always drains.
+            drain_type,
             // A hello that does not come in time ends the connection, or is none.
             continue_on_listener_filters_timeout,
             // Each worker has a socket of its own.
             reuse_port, enable_reuse_port, connection_balance_config,
             tcp_backlog_size, tcp_fast_open_queue_length, tcp_keepalive,
+            // There is no limit for all listeners together.
             ignore_global_conn_limit, bypass_overload_manager,
         ],
         refuse: [
@@ -167,6 +171,7 @@ fn filter_chain(message: api::FilterChain) -> Result<FilterChainConfig, FieldErr
         read: [
             filter_chain_match, filters, transport_socket, transport_socket_connect_timeout, name,
         ],
+        // No filter here reads it.
         ignore: [metadata],
         refuse: [use_proxy_proto],
     );

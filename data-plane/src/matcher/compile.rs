@@ -152,10 +152,13 @@ pub(crate) fn path(message: matcher::PathMatcher) -> Result<StringMatcher, Field
     }
 }
 
-/// A fraction in millionths. There is no runtime to look the key up in, so the default counts.
+/// A fraction in millionths.
 pub(crate) fn fraction(message: core::RuntimeFractionalPercent) -> Result<u32, FieldError> {
     fields!(message: core::RuntimeFractionalPercent,
-        read: [default_value], ignore: [runtime_key], refuse: []);
+        read: [default_value],
+        // There is no runtime to look the key up in, so the default counts.
+        ignore: [runtime_key],
+        refuse: []);
     millionths(&required(default_value, "default_value")?).at("default_value")
 }
 

@@ -70,6 +70,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
             // What is malformed ends the stream, or the connection where framing is lost.
             stream_error_on_invalid_http_message,
+            // No request is shed for overload, and no filter reads the PROXY header's values.
             append_local_overload, add_proxy_protocol_connection_state,
         ],
         refuse: [

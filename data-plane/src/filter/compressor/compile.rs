@@ -214,6 +214,7 @@ fn brotli(message: Brotli) -> Result<Library, FieldError> {
 fn zstd(message: Zstd) -> Result<Library, FieldError> {
     fields!(message: Zstd,
         read: [compression_level, enable_checksum],
+        // How the work is cut up, and how the compressor searches.
         ignore: [strategy, chunk_size],
         refuse: [dictionary]);
     let level = within(compression_level, 3, 0..=22, "compression_level")?;

@@ -101,6 +101,7 @@ fn check(message: api::CheckSettings) -> Result<RouteAuthz, FieldError> {
             context_extensions, disable_request_body_buffering, with_request_body,
             service_override,
         ],
+        // Nothing is traced.
         ignore: [emit_client_span],
         refuse: []);
     if disable_request_body_buffering && with_request_body.is_some() {
@@ -142,6 +143,7 @@ fn grpc(message: core::GrpcService) -> Result<Service, FieldError> {
     };
     fields!(target: EnvoyGrpc,
         read: [cluster_name, authority],
+        // Answers have a limit of their own; the headers say nothing that the service decides by.
         ignore: [max_receive_message_length, skip_envoy_headers],
         refuse: [retry_policy]);
     let cluster = required_text(cluster_name, "cluster_name").at("envoy_grpc")?;
@@ -164,8 +166,11 @@ fn http(message: api::HttpService) -> Result<Service, FieldError> {
         ignore: [],
         refuse: [retry_policy]);
     let uri = required(server_uri, "server_uri")?;
-    // uri: which endpoint it is, the cluster says.
-    fields!(uri: core::HttpUri, read: [timeout, http_upstream_type], ignore: [uri], refuse: []);
+    fields!(uri: core::HttpUri,
+        read: [timeout, http_upstream_type],
+        // Which endpoint it is, the cluster says.
+        ignore: [uri],
+        refuse: []);
     let HttpUpstreamType::Cluster(cluster) =
         required(http_upstream_type, "http_upstream_type").at("server_uri")?;
     let cluster = required_text(cluster, "cluster").at("server_uri")?;
