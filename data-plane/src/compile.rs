@@ -18,8 +18,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use prost::Message;
 use xds_proto::envoy::service::runtime::v3::Runtime;
 use xds_proto::field::{At, FieldError};
+use xds_proto::google::protobuf::Any;
 use xds_proto::resource::{Resource, ResourceType};
 use xds_proto::version::Version;
 
@@ -276,6 +278,11 @@ pub fn check(resources: &[Resource]) -> Vec<(ResourceType, Arc<str>, FieldError)
         refused.extend(rejected.into_iter().map(|rejected| (kind, rejected.name, rejected.error)));
     }
     refused
+}
+
+/// The message that a packed config holds.
+fn unpack<M: Message + Default>(config: &Any) -> Result<M, FieldError> {
+    M::decode(&*config.value).map_err(|error| FieldError::invalid(error.to_string()))
 }
 
 #[cfg(test)]

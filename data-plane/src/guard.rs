@@ -24,6 +24,8 @@ pub enum Refused {
     Status(StatusCode),
     /// The client is sent to the canonical path.
     Redirect(HeaderValue),
+    /// The client's address is not known; an answer of this status.
+    NoClient(StatusCode),
 }
 
 /// What a request asks for beyond an answer.

@@ -37,6 +37,7 @@ use self::upgrade::Tunnel;
 use crate::body::{Body, BodyError, Deadlines};
 use crate::cluster::pool::InFlight;
 use crate::filtering::Verdict;
+use crate::format::mutation::Side;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::listener::http::HttpOptions;
@@ -128,14 +129,18 @@ fn admit(
     let (mut head, body) = request.into_parts();
     let facts = &exchange.connection.facts;
     let asks = guard::request(&mut head, options, facts.local.port())?;
+    for change in &options.edge.early_changes {
+        change.apply(&mut head.headers, Side::Request, &exchange.context());
+    }
     let certificate = exchange.connection.certificate_element(options.edge.certificate_details);
     let peer = Peer {
         remote: facts.remote,
         is_tls: facts.is_tls,
         own_address: exchange.connection.worker().settings.own_address,
+        local_port: facts.local.port(),
         certificate: certificate.as_ref(),
     };
-    let origin = edge::request(&mut head.headers, &options.edge, peer, fastrand::u128(..));
+    let origin = edge::request(&mut head.headers, &options.edge, peer, fastrand::u128(..))?;
     exchange.note_request(&head, origin);
     Ok((Request::from_parts(head, body), asks.upgrade))
 }

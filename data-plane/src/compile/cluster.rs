@@ -9,7 +9,6 @@ mod socket;
 
 use std::sync::Arc;
 
-use prost::Message;
 use xds_proto::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use xds_proto::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget as ProtoBudget;
 use xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
@@ -17,7 +16,7 @@ use xds_proto::envoy::config::core::v3::{HealthCheck, RoutingPriority};
 use xds_proto::envoy::r#type::v3::Percent;
 use xds_proto::field::{At, FieldError, each, required_text};
 use xds_proto::fields;
-use xds_proto::google::protobuf::{Any, UInt32Value};
+use xds_proto::google::protobuf::UInt32Value;
 
 use crate::cluster::health::CheckConfig;
 use crate::cluster::live::{Breakers, RetryBudget};
@@ -170,11 +169,6 @@ fn percent(message: Percent) -> Result<f64, FieldError> {
         return Ok(message.value);
     }
     Err(FieldError::invalid("must be between 0 and 100"))
-}
-
-/// The message that a packed config holds.
-fn unpack<M: Message + Default>(config: &Any) -> Result<M, FieldError> {
-    M::decode(&*config.value).map_err(|error| FieldError::invalid(error.to_string()))
 }
 
 #[cfg(test)]

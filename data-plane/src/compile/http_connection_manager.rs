@@ -1,5 +1,6 @@
 //! An `HttpConnectionManager` to what a filter chain does with its connections.
 
+mod extensions;
 mod filters;
 pub(crate) mod local_reply;
 mod options;

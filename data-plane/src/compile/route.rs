@@ -1,6 +1,6 @@
 //! Compiles `RouteConfiguration` into a route table. Linear in the number of routes.
 
-mod action;
+pub(super) mod action;
 mod around;
 mod condition;
 mod mirror;

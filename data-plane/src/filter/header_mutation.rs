@@ -3,10 +3,8 @@
 //! API: `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`.
 
 use http::{Request, Response};
-use xds_proto::envoy::config::common::mutation_rules::v3::HeaderMutation as Rule;
-use xds_proto::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use xds_proto::envoy::extensions::filters::http::header_mutation::v3 as api;
-use xds_proto::field::{At, FieldError, each, required};
+use xds_proto::field::{At, FieldError, each};
 use xds_proto::fields;
 
 use super::HttpFilter;
@@ -14,7 +12,7 @@ use crate::body::Body;
 use crate::filtering::Verdict;
 use crate::filtering::keep::{Linked, Linker};
 use crate::filtering::stage::Stage;
-use crate::format::compile::mutations as header_changes;
+use crate::format::compile::mutation;
 use crate::format::mutation::{HeaderMutations, Side};
 
 /// Header changes, in order.
@@ -84,18 +82,9 @@ impl HeaderMutation {
                 query_parameter_mutations, response_trailers_mutations, request_trailers_mutations,
             ],
         );
-        let request = each(request_mutations, "request_mutations", rule)?;
-        let response = each(response_mutations, "response_mutations", rule)?;
+        let request = each(request_mutations, "request_mutations", mutation)?;
+        let response = each(response_mutations, "response_mutations", mutation)?;
         Ok(Self { request, response, most_specific_wins: false })
-    }
-}
-
-/// One change; a list of them is applied one after the other.
-fn rule(message: Rule) -> Result<HeaderMutations, FieldError> {
-    match required(message.action, "action")? {
-        Action::Remove(name) => header_changes((Vec::new(), "append"), (vec![name], "remove")),
-        Action::Append(option) => header_changes((vec![option], "append"), (Vec::new(), "remove")),
-        Action::RemoveOnMatch(_) => Err(FieldError::unsupported()).at("remove_on_match"),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Compiles header changes: Envoy's `HeaderValueOption` lists and the names to remove.
 
 use http::{HeaderName, HeaderValue};
+use xds_proto::envoy::config::common::mutation_rules::v3::HeaderMutation;
+use xds_proto::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use xds_proto::field::{At, FieldError, each, required, required_text};
@@ -17,6 +19,15 @@ pub(crate) fn mutations(
     let remove = each(remove.0, remove.1, |name| changeable(&name, "removed"))?;
     let add = each(add.0, add.1, addition)?;
     Ok(HeaderMutations::new(remove, add))
+}
+
+/// One change; a list of them is applied one after the other.
+pub(crate) fn mutation(message: HeaderMutation) -> Result<HeaderMutations, FieldError> {
+    match required(message.action, "action")? {
+        Action::Remove(name) => mutations((Vec::new(), "append"), (vec![name], "remove")),
+        Action::Append(option) => mutations((vec![option], "append"), (Vec::new(), "remove")),
+        Action::RemoveOnMatch(_) => Err(FieldError::unsupported()).at("remove_on_match"),
+    }
 }
 
 /// A header that may change: any but the host and what begins with a colon.

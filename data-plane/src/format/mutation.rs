@@ -19,7 +19,7 @@ pub enum AppendAction {
 }
 
 /// One header to set or add.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderAddition {
     /// Its name.
     pub name: HeaderName,
@@ -32,7 +32,7 @@ pub struct HeaderAddition {
 }
 
 /// The value of a [`HeaderAddition`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddedValue {
     /// The same for every request.
     Fixed(HeaderValue),
@@ -51,7 +51,7 @@ pub enum Side {
 
 /// The changes of one level (route, virtual host, …): removals first, then all values from the
 /// headers as they are, then replacements, then additions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderMutations {
     remove: Box<[HeaderName]>,
     add: Box<[HeaderAddition]>,

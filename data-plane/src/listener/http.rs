@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::format::mutation::HeaderMutations;
 use crate::matcher::cidr::Cidr;
 
 /// How a chain treats its connections and requests.
@@ -57,8 +58,14 @@ pub struct EdgeOptions {
     pub trusted_hops: u32,
     /// Leave `x-forwarded-for` as it came.
     pub skip_xff_append: bool,
+    /// Where else the client's address is looked for, first to last, where it is not the peer's.
+    pub detections: Box<[Detection]>,
     /// Client addresses that are inside.
     pub internal: Box<[Cidr]>,
+    /// Changes of the headers before anything looks at them.
+    pub early_changes: Box<[HeaderMutations]>,
+    /// Tell the listener's port in `x-forwarded-port`.
+    pub append_port: bool,
     /// Added to the `via` header of requests and responses.
     pub via: Option<HeaderValue>,
     /// Give each request an id.
@@ -71,6 +78,36 @@ pub struct EdgeOptions {
     pub certificate: ForwardCertificate,
     /// What of it, where we tell it ourselves.
     pub certificate_details: CertificateDetails,
+}
+
+/// A way to find the address of the client (`original_ip_detection_extensions`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detection {
+    /// In `x-forwarded-for`.
+    ForwardedFor {
+        /// Which of its addresses.
+        by: ForwardedBy,
+        /// Add the peer to the header.
+        appends: bool,
+    },
+    /// In a header of its own.
+    Header {
+        /// The header.
+        name: HeaderName,
+        /// The address may count as inside.
+        is_trusted: bool,
+        /// Refuse requests without an address.
+        else_status: Option<StatusCode>,
+    },
+}
+
+/// Which address of `x-forwarded-for` is the client's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ForwardedBy {
+    /// The one that so many others follow.
+    Hops(u32),
+    /// The last that is none of these proxies, where the peer is one of them.
+    Proxies(Box<[Cidr]>),
 }
 
 /// What becomes of `x-forwarded-client-cert` (`forward_client_cert_details`).
@@ -113,7 +150,10 @@ impl Default for EdgeOptions {
             use_remote_address: false,
             trusted_hops: 0,
             skip_xff_append: false,
+            detections: Box::default(),
             internal: Box::default(),
+            early_changes: Box::default(),
+            append_port: false,
             via: None,
             generate_request_id: true,
             preserve_request_id: false,

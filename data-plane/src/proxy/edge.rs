@@ -1,10 +1,14 @@
 //! Who the client is, and the headers that say so: Envoy's rules for the edge.
 
+mod detection;
+
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, SERVER, VIA};
 use uuid::Uuid;
 
+use self::detection::Found;
+use crate::guard::Refused;
 use crate::listener::http::{EdgeOptions, ForwardCertificate, ServerHeader};
 
 /// The id of a request.
@@ -14,6 +18,7 @@ pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for")
 /// `http` or `https`, as the client spoke.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
@@ -52,6 +57,8 @@ pub struct Peer<'a> {
     pub is_tls: bool,
     /// What a client on this machine is called in `x-forwarded-for`.
     pub own_address: IpAddr,
+    /// The port that it came to.
+    pub local_port: u16,
     /// What is told of its certificate, where it showed one.
     pub certificate: Option<&'a HeaderValue>,
 }
@@ -69,23 +76,27 @@ pub struct Origin {
 
 /// Says in the headers who the client is, drops what it may not say, and gives the request an id.
 /// `random` makes the id.
+///
+/// # Errors
+/// When a client is not served whose address is not found.
 pub fn request(
     headers: &mut HeaderMap,
     options: &EdgeOptions,
     peer: Peer<'_>,
     random: u128,
-) -> Origin {
-    let (trusted, may_be_internal) = believed(headers, options);
-    let client = trusted.map_or(peer.remote, |address| SocketAddr::new(address, 0));
+) -> Result<Origin, Refused> {
+    let Found { client: found, may_be_internal } = detection::find(headers, options, peer)?;
+    let client = found.unwrap_or(peer.remote);
     let scheme = HeaderValue::from_static(if peer.is_tls { "https" } else { "http" });
     if options.use_remote_address && !options.skip_xff_append {
-        let is_loopback = peer.remote.ip().to_canonical().is_loopback();
-        let address = if is_loopback { peer.own_address } else { peer.remote.ip() };
-        append(headers, &FORWARDED_FOR, ",", address.to_canonical().to_string().as_bytes());
+        append_peer(headers, peer);
     }
     let is_untrusted = options.use_remote_address && options.trusted_hops == 0;
     if is_untrusted || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, scheme);
+    }
+    if options.append_port && (is_untrusted || !headers.contains_key(FORWARDED_PORT)) {
+        headers.insert(FORWARDED_PORT, HeaderValue::from(peer.local_port));
     }
     let is_internal =
         may_be_internal && options.internal.iter().any(|range| range.contains(client.ip()));
@@ -104,7 +115,14 @@ pub fn request(
         append(headers, &VIA, ", ", via.as_bytes());
     }
     let is_https = headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https");
-    Origin { client, is_https, is_internal }
+    Ok(Origin { client, is_https, is_internal })
+}
+
+/// Adds the peer to `x-forwarded-for`.
+fn append_peer(headers: &mut HeaderMap, peer: Peer<'_>) {
+    let is_loopback = peer.remote.ip().to_canonical().is_loopback();
+    let address = if is_loopback { peer.own_address } else { peer.remote.ip() };
+    append(headers, &FORWARDED_FOR, ",", address.to_canonical().to_string().as_bytes());
 }
 
 /// Puts `x-forwarded-client-cert` right; `own` is what is told of a certificate that the client
@@ -126,34 +144,6 @@ fn tell_certificate(
         (ForwardCertificate::Sanitize, _) | (_, None) => {
             headers.remove(CLIENT_CERTIFICATE);
         }
-    }
-}
-
-/// The client that the proxies in front name, and whether it may count as inside: only where
-/// nobody but one proxy spoke.
-fn believed(headers: &HeaderMap, options: &EdgeOptions) -> (Option<IpAddr>, bool) {
-    if !options.use_remote_address {
-        return forwarded_for(headers, options.trusted_hops);
-    }
-    let may_be_internal = !headers.contains_key(FORWARDED_FOR);
-    match options.trusted_hops.checked_sub(1) {
-        Some(skip) => (forwarded_for(headers, skip).0, may_be_internal),
-        None => (None, may_be_internal),
-    }
-}
-
-/// The address in `x-forwarded-for` that `skip` others follow, and whether it stands alone.
-fn forwarded_for(headers: &HeaderMap, skip: u32) -> (Option<IpAddr>, bool) {
-    let lines = headers.get_all(FORWARDED_FOR).iter().rev();
-    let mut addresses = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.rsplit(','))
-        .map(|address| address.trim().parse::<IpAddr>());
-    let address = addresses.nth(usize::try_from(skip).unwrap_or(usize::MAX));
-    let is_alone = addresses.next().is_none() && skip == 0;
-    match address {
-        Some(Ok(address)) => (Some(address), is_alone),
-        Some(Err(_)) | None => (None, false),
     }
 }
 
@@ -253,9 +243,10 @@ mod tests {
             remote: SocketAddr::new(remote.parse().unwrap(), 1234),
             is_tls: false,
             own_address: OWN.parse().unwrap(),
+            local_port: 80,
             certificate: None,
         };
-        let origin = request(&mut headers, options, peer, 7);
+        let origin = request(&mut headers, options, peer, 7).unwrap();
         let mut lines: Vec<_> = headers
             .iter()
             .filter(|(name, _)| **name != REQUEST_ID)
@@ -374,9 +365,10 @@ mod tests {
                 remote: "203.0.113.9:1".parse().unwrap(),
                 is_tls: false,
                 own_address: OWN.parse().unwrap(),
+                local_port: 80,
                 certificate: None,
             };
-            request(&mut headers, options, peer, 7);
+            request(&mut headers, options, peer, 7).unwrap();
             headers.get(REQUEST_ID).map(|id| id.to_str().unwrap().to_owned())
         };
         let mesh = EdgeOptions::default();

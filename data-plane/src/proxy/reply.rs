@@ -105,6 +105,7 @@ pub(super) fn refused(refused: Refused) -> (Why, Response<Body>) {
     match refused {
         Refused::Why(why) => (why, Local::new(why).respond()),
         Refused::Status(status) => (Why::BadRequest, text(status, String::new())),
+        Refused::NoClient(status) => (Why::ClientUnknown, text(status, String::new())),
         Refused::Redirect(location) => {
             let mut response = text(StatusCode::TEMPORARY_REDIRECT, String::new());
             response.headers_mut().insert(http::header::LOCATION, location);

@@ -113,6 +113,8 @@ reasons! {
     ClientClosed: "client_closed", None, "2", "DC", "downstream_remote_disconnect", "";
     /// The request breaks the protocol, or its path cannot be trusted.
     BadRequest: "bad_request", BAD_REQUEST, "13", "DPE", "http1.codec_error", "Bad Request";
+    /// The address of the client is not where the listener looks for it.
+    ClientUnknown: "client_unknown", None, "2", "", "rejecting_because_detection_failed", "";
     /// The client asks for an upgrade that is not allowed here.
     UpgradeRefused: "upgrade_refused", Some(StatusCode::FORBIDDEN), "13", "", "upgrade_failed", "";
     /// The head of the request is larger than allowed.

@@ -3,6 +3,7 @@
 mod bytes;
 mod cases;
 mod certificates;
+mod edge;
 mod filters;
 mod replies;
 mod upstream;
@@ -55,7 +56,19 @@ impl Case {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_proxy_answers_as_envoy_does() {
-    if tools::offline("our_proxy_answers_as_envoy_does") {
+    let all = cases::all().into_iter().chain(replies::all());
+    let all = all.chain(upstream::all()).chain(filters::all());
+    compare("our_proxy_answers_as_envoy_does", all).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_proxy_knows_clients_as_envoy_does() {
+    compare("our_proxy_knows_clients_as_envoy_does", edge::all()).await;
+}
+
+/// Asks a real Envoy and our proxy the same; `test` is the name of the test.
+async fn compare(test: &str, all: impl IntoIterator<Item = Case>) {
+    if tools::offline(test) {
         return;
     }
     let data = folder();
@@ -70,8 +83,6 @@ async fn our_proxy_answers_as_envoy_does() {
     let _ours = Proxy::start(control.xds, "ours", "x").await;
 
     let mut wrong = Vec::new();
-    let all = cases::all().into_iter().chain(replies::all());
-    let all = all.chain(upstream::all()).chain(filters::all());
     for case in all {
         let mut answers = Vec::new();
         for node in ["envoy", "ours"] {
@@ -160,22 +171,24 @@ fn comparable(answer: &Answer, address: SocketAddr) -> BTreeMap<String, Value> {
         seen.insert("body".into(), answer.text().into());
         return seen;
     }
+    let port = address.port().to_string();
     for key in ["backend", "method", "path", "body"] {
         seen.insert(format!("upstream {key}"), body[key].clone());
     }
     let upstream = body["headers"].as_object().cloned().unwrap_or_default();
-    let upstream: BTreeMap<String, Value> =
-        upstream
-            .into_iter()
-            .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
-            .map(|(name, value)| {
-                if PRESENT.contains(&name.as_str()) {
-                    (name, "<set>".into())
-                } else {
-                    (name, value)
-                }
-            })
-            .collect();
+    let upstream: BTreeMap<String, Value> = upstream
+        .into_iter()
+        .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
+        .map(|(name, value)| {
+            if PRESENT.contains(&name.as_str()) {
+                (name, "<set>".into())
+            } else if value == port.as_str() {
+                (name, "<port>".into())
+            } else {
+                (name, value)
+            }
+        })
+        .collect();
     seen.insert("upstream headers".into(), json!(upstream));
     seen
 }

@@ -23,7 +23,7 @@ use xds_proto::google::protobuf::{self, Any, UInt32Value};
 use crate::cluster::protocol::{
     AddressFamily, ConnectionConfig, HappyEyeballs, Http2Config, TcpKeepalive, UpstreamProtocol,
 };
-use crate::compile::cluster::unpack;
+use crate::compile::unpack;
 
 /// The key of the protocol options, and the only one we know.
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";

@@ -20,9 +20,9 @@ use xds_proto::google::protobuf;
 use crate::cluster::Discovery;
 use crate::cluster::dns::{DnsConfig, Family};
 use crate::cluster::endpoints::EndpointsConfig;
-use crate::compile::cluster::unpack;
 use crate::compile::endpoints::{Names, compile_as};
 use crate::compile::tls::config_source;
+use crate::compile::unpack;
 
 /// The fields of a cluster that say it.
 pub(super) struct DiscoveryFields {

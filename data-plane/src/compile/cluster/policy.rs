@@ -34,7 +34,8 @@ use xds_proto::google::protobuf::{self, UInt32Value};
 
 use crate::cluster::balancer::slow_start::SlowStart;
 use crate::cluster::balancer::{BalancerConfig, Policy};
-use crate::compile::cluster::{percent, unpack};
+use crate::compile::cluster::percent;
+use crate::compile::unpack;
 
 /// Policies may nest; Envoy's messages go deeper than any use.
 const DEPTH_MAX: usize = 8;

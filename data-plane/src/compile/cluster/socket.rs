@@ -12,8 +12,8 @@ use xds_proto::fields;
 
 use crate::cluster::protocol::{ConnectionConfig, UpstreamProtocol};
 use crate::cluster::proxy_protocol::ProxyProtocol;
-use crate::compile::cluster::unpack;
 use crate::compile::tls;
+use crate::compile::unpack;
 use crate::tls::client::ClientTlsConfig;
 
 /// TLS, where there is some; what else a socket does goes into `connection`.

@@ -12,10 +12,11 @@ use xds_proto::field::{At, FieldError, each};
 use xds_proto::fields;
 use xds_proto::google::protobuf;
 
+use super::extensions::{detection, early_change, request_id};
 use crate::listener::http::{
-    CertificateDetails, Codec, EdgeOptions, EscapedSlashes, ForwardCertificate, HeadLimits,
-    HostOptions, Http1Options, Http2Options, HttpOptions, PathOptions, ServerHeader, StripPort,
-    Timeouts, Underscores, Upgrade,
+    CertificateDetails, Codec, Detection, EdgeOptions, EscapedSlashes, ForwardCertificate,
+    HeadLimits, HostOptions, Http1Options, Http2Options, HttpOptions, PathOptions, ServerHeader,
+    StripPort, Timeouts, Underscores, Upgrade,
 };
 use crate::matcher::compile::cidr;
 
@@ -54,7 +55,8 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             always_set_request_id_in_response, forward_client_cert_details, upgrade_configs,
             normalize_path, merge_slashes, path_with_escaped_slashes_action,
             strip_matching_host_port, strip_trailing_host_dot, strip_port_mode, http_filters,
-            access_log, route_specifier, local_reply_config, set_current_client_cert_details,
+            original_ip_detection_extensions, early_header_mutation_extensions,
+            request_id_extension, append_x_forwarded_port, access_log, route_specifier, local_reply_config, set_current_client_cert_details,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
@@ -75,11 +77,10 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         ],
         refuse: [
             add_user_agent, tracing, scheme_header_transformation,
-            original_ip_detection_extensions, early_header_mutation_extensions,
             forward_client_cert_matcher, proxy_100_continue,
-            represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension,
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
             path_normalization_options, proxy_status_config,
-            typed_header_validation_config, append_x_forwarded_port, forward_proto_config,
+            typed_header_validation_config, forward_proto_config,
         ],
     );
     let _read_above = (
@@ -92,6 +93,8 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         (local_reply_config, set_current_client_cert_details),
         (normalize_path, merge_slashes, path_with_escaped_slashes_action),
         (strip_matching_host_port, strip_trailing_host_dot, strip_port_mode),
+        (original_ip_detection_extensions, early_header_mutation_extensions),
+        (request_id_extension, append_x_forwarded_port),
     );
     Ok(())
 }
@@ -109,6 +112,10 @@ fn timeouts(message: &HttpConnectionManager, common: Timeouts) -> Result<Timeout
 }
 
 fn edge(message: &HttpConnectionManager) -> Result<EdgeOptions, FieldError> {
+    let field = "early_header_mutation_extensions";
+    let early = each(message.early_header_mutation_extensions.clone(), field, early_change)?;
+    let ids = message.request_id_extension.clone();
+    ids.map(request_id).transpose().at("request_id_extension")?;
     let internal = message.internal_address_config.as_ref();
     let ranges = internal.map(|config| config.cidr_ranges.clone()).unwrap_or_default();
     let internal = each(ranges, "cidr_ranges", cidr).at("internal_address_config")?;
@@ -116,7 +123,10 @@ fn edge(message: &HttpConnectionManager) -> Result<EdgeOptions, FieldError> {
         use_remote_address: is_true(message.use_remote_address.as_ref()),
         trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
+        detections: detections(message)?,
         internal: internal.into(),
+        early_changes: early.into_iter().flatten().collect(),
+        append_port: message.append_x_forwarded_port,
         via: optional_header(&message.via, "via")?,
         generate_request_id: message.generate_request_id.as_ref().is_none_or(|flag| flag.value),
         preserve_request_id: message.preserve_external_request_id,
@@ -126,6 +136,20 @@ fn edge(message: &HttpConnectionManager) -> Result<EdgeOptions, FieldError> {
         certificate_details: certificate_details(message.set_current_client_cert_details)
             .at("set_current_client_cert_details")?,
     })
+}
+
+fn detections(message: &HttpConnectionManager) -> Result<Box<[Detection]>, FieldError> {
+    let field = "original_ip_detection_extensions";
+    let detections = each(message.original_ip_detection_extensions.clone(), field, detection)?;
+    if detections.is_empty() {
+        return Ok(Box::default());
+    }
+    let rival = match message {
+        _ if is_true(message.use_remote_address.as_ref()) => "use_remote_address",
+        _ if message.xff_num_trusted_hops > 0 => "xff_num_trusted_hops",
+        _ => return Ok(detections.into()),
+    };
+    Err(FieldError::invalid(format!("{rival} may not be set beside it"))).at(field)
 }
 
 fn path(message: &HttpConnectionManager) -> Result<PathOptions, FieldError> {

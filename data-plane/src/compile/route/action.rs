@@ -214,7 +214,7 @@ fn cluster(
     }
 }
 
-pub(super) fn header_name(name: &str) -> Result<HeaderName, FieldError> {
+pub(in crate::compile) fn header_name(name: &str) -> Result<HeaderName, FieldError> {
     if name.is_empty() {
         return Err(FieldError::required());
     }
