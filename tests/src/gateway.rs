@@ -203,6 +203,16 @@ impl Proxy {
         Self { admin, process: Process::start(&format!("proxy {node}"), &mut command) }
     }
 
+    /// Starts one from a bootstrap of Envoy's, and waits until it is ready. `api` is `GRPC` or `DELTA_GRPC`.
+    pub async fn start_by(control_plane: SocketAddr, node: &str, fleet: &str, api: &str) -> Self {
+        let (admin, folder) = (ports::address(), folder());
+        let file = folder.path().join("bootstrap.yaml");
+        fs::write(&file, bootstrap(control_plane, admin, (node, fleet), api)).unwrap();
+        let mut proxy = Self::from_bootstrap(&file, admin);
+        proxy.ready().await;
+        proxy
+    }
+
     /// Starts one from a bootstrap file, and does not wait. `admin` is what the file says.
     pub fn from_bootstrap(file: &Path, admin: SocketAddr) -> Self {
         let mut command = Command::new(process::program("weighlock-proxy"));

