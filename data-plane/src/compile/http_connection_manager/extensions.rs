@@ -90,7 +90,8 @@ pub(super) fn early_change(
 
 /// Request ids are random UUIDs, which is what Envoy makes too.
 pub(super) fn request_id(message: RequestIdExtension) -> Result<(), FieldError> {
-    let config = required(message.typed_config, "typed_config")?;
+    fields!(message: RequestIdExtension, read: [typed_config], ignore: [], refuse: []);
+    let config = required(typed_config, "typed_config")?;
     if config.type_url != UuidRequestIdConfig::type_url() {
         return unknown("request id extension", &config).at("typed_config");
     }
