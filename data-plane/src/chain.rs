@@ -54,10 +54,12 @@ pub fn hash(config: &Any) -> u64 {
     hasher.finish()
 }
 
-/// The chains of a connection manager with its routes.
+/// Filters joined with what some levels say of them.
 #[derive(Debug)]
 pub struct Chains {
-    /// By [`FilterSet`]; the first is for routes that override nothing, and for no route.
+    /// Each filter as no level says anything of it, off or on.
+    plain: Box<[Option<Arc<Filter>>]>,
+    /// By [`FilterSet`]; the first is for what says nothing.
     chains: Box<[Arc<Chain>]>,
     states: States,
     joined: Joined,
@@ -68,34 +70,36 @@ pub struct Chains {
 pub struct Chain(Box<[Arc<Filter>]>);
 
 impl Chains {
-    /// Joins the filters with what routes say of them, and with what they kept in `before`.
+    /// Joins the filters with what levels say of them, and with what they kept in `before`.
     pub fn link(
         config: &ChainConfig,
         overrides: &OverrideTable,
         find: FindCluster<'_>,
         before: Option<&Self>,
     ) -> Self {
-        let mut linker = Linker::new(find, before.map(|before| &before.states));
-        let plain: Vec<Option<Arc<Filter>>> = config
-            .filters
-            .iter()
-            .map(|filter| link(filter, &[], &filter.filter, &mut linker))
-            .collect();
-        let chain = |set: &OverrideSet, linker: &mut Linker<'_>| {
-            let filters = config.filters.iter().zip(&plain).filter_map(|(filter, plain)| {
-                let levels = set.levels(&filter.name);
-                let is_disabled = levels.last().map_or(filter.is_disabled, |last| last.is_disabled);
-                match levels {
-                    _ if is_disabled => None,
-                    [] => plain.clone(),
-                    levels => link(filter, levels, &filter.filter, linker),
-                }
-            });
-            Arc::new(Chain(filters.collect()))
-        };
-        let chains = overrides.sets().iter().map(|set| chain(set, &mut linker)).collect();
+        let mut linker = Linker::new(find, before.map(|before| &before.states), None);
+        let filters = config.filters.iter();
+        let plain: Box<[_]> =
+            filters.map(|filter| link(filter, &[], &filter.filter, &mut linker)).collect();
+        let chains = chains(config, overrides, &plain, &mut linker);
         let (states, joined) = linker.finish();
-        Self { chains, states, joined }
+        Self { plain, chains, states, joined }
+    }
+
+    /// Joins them with what the levels of a virtual host say too; `self` is what they are outside
+    /// of it, and shares with it what the host does not change.
+    pub fn link_host(
+        &self,
+        config: &ChainConfig,
+        overrides: &OverrideTable,
+        find: FindCluster<'_>,
+        before: Option<&Self>,
+    ) -> Self {
+        let before = before.map(|before| &before.states);
+        let mut linker = Linker::new(find, before, Some(&self.states));
+        let chains = chains(config, overrides, &self.plain, &mut linker);
+        let (states, joined) = linker.finish();
+        Self { plain: [].into(), chains, states, joined }
     }
 
     /// Whether the filters would be joined with the same clusters again.
@@ -109,6 +113,28 @@ impl Chains {
     pub fn get(&self, set: FilterSet) -> Option<&Arc<Chain>> {
         self.chains.get(set.index())
     }
+}
+
+/// A chain for each set of overrides.
+fn chains(
+    config: &ChainConfig,
+    overrides: &OverrideTable,
+    plain: &[Option<Arc<Filter>>],
+    linker: &mut Linker<'_>,
+) -> Box<[Arc<Chain>]> {
+    let chain = |set: &OverrideSet| {
+        let filters = config.filters.iter().zip(plain).filter_map(|(filter, plain)| {
+            let levels = set.levels(&filter.name);
+            let is_disabled = levels.last().map_or(filter.is_disabled, |last| last.is_disabled);
+            match levels {
+                _ if is_disabled => None,
+                [] => plain.clone(),
+                levels => link(filter, levels, &filter.filter, linker),
+            }
+        });
+        Arc::new(Chain(filters.collect()))
+    };
+    overrides.sets().iter().map(chain).collect()
 }
 
 /// A filter with what these levels say of it; none where it is off.
@@ -294,5 +320,23 @@ mod tests {
         let chains = joined(&config(LIMIT, false), &table, None);
         assert_eq!(passes(&chains, host).await + passes(&chains, route).await, 1);
         assert!(chains.is_current(&|_| None));
+    }
+
+    #[tokio::test]
+    async fn virtual_hosts_share_what_is_said_around_them() {
+        let mut table = OverrideTable::default();
+        let around = table.join(FilterSet::default(), levels(Say::This(LIMIT), "")).unwrap();
+        let config = config(LIMIT, true);
+        let outside = joined(&config, &table, None);
+        let (mut one, mut other) = (table.clone(), table);
+        let own = one.join(around, levels(Say::On, "one")).unwrap();
+        let own_limit = other.join(around, levels(Say::This(LIMIT), "other")).unwrap();
+        let one = outside.link_host(&config, &one, &|_| None, None);
+        let again = outside.link_host(&config, &other, &|_| None, None);
+        assert_eq!(passes(&one, own).await, 1);
+        assert_eq!(passes(&again, around).await, 0);
+        assert_eq!(passes(&again, own_limit).await, 1);
+        let next = outside.link_host(&config, &other, &|_| None, Some(&again));
+        assert_eq!(passes(&next, own_limit).await, 0);
     }
 }

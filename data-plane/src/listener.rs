@@ -4,25 +4,27 @@ pub mod http;
 pub mod local_reply;
 pub mod log;
 pub mod matching;
+pub mod routing;
 pub mod tcp;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::http::HttpOptions;
 use self::local_reply::LocalReplies;
 use self::log::{AccessLogConfig, LineFormat, LogFilter};
 use self::matching::{ChainMatch, ConnectionFacts};
+use self::routing::{Before, Filters, Routing};
 use self::tcp::TcpConfig;
-use crate::chain::{ChainConfig, Chains};
+use crate::chain::ChainConfig;
 use crate::cluster::Cluster;
+use crate::route::RouteTable;
 use crate::route::linked::LinkedRoutes;
-use crate::route::{Found, RouteTable};
+use crate::telemetry::Registry;
 use crate::telemetry::access_log::LogFile;
-use crate::telemetry::stats::{ListenerStats, RouteStats};
-use crate::telemetry::{Registry, RouteLabels};
+use crate::telemetry::stats::ListenerStats;
 use crate::tls::SecretError;
 use crate::tls::secret::Secrets;
 use crate::tls::server::{ServerTls, ServerTlsConfig};
@@ -72,11 +74,12 @@ impl ListenerConfig {
     /// The clusters that its own routes and filters name.
     pub fn cluster_names(&self) -> impl Iterator<Item = Arc<str>> {
         self.all_chains().flat_map(|chain| {
-            let routed: &[_] = match &chain.http.routes {
-                RouteSource::Named(_) => &[],
-                RouteSource::Inline(table) => table.cluster_names(),
+            let routed = match &chain.http.routes {
+                RouteSource::Named(_) => None,
+                RouteSource::Inline(table) => Some(table),
             };
-            routed.iter().cloned().chain(chain.http.filters.cluster_names())
+            let routed = routed.into_iter().flat_map(|table| table.cluster_names().cloned());
+            routed.chain(chain.http.filters.cluster_names())
         })
     }
 
@@ -159,12 +162,8 @@ pub struct FilterChain {
     pub config: Arc<FilterChainConfig>,
     /// TLS towards the client.
     pub tls: Option<Arc<ServerTls>>,
-    /// Its routes.
-    pub routes: Arc<LinkedRoutes>,
-    /// Its filters, with what the routes say of them.
-    pub filters: Arc<Chains>,
-    /// The numbers of its routes.
-    pub stats: RouteStatsTable,
+    /// Its routes and filters.
+    pub routing: Arc<Routing>,
     /// Its own access logs.
     pub logs: Box<[AccessLog]>,
 }
@@ -277,7 +276,7 @@ impl FilterChain {
     ) -> Result<Self, Missing> {
         let routes = match &config.http.routes {
             RouteSource::Inline(table) => {
-                parts.inline(table, previous.map(|previous| &previous.routes))
+                parts.inline(table, previous.map(|previous| &previous.routing.routes))
             }
             RouteSource::Named(name) => {
                 parts.routes(name).ok_or_else(|| Missing::Routes(Arc::clone(name)))?
@@ -290,40 +289,21 @@ impl FilterChain {
                 Some(ServerTls::link(tls, parts.secrets(), previous)?)
             }
         };
-        let stats = match previous {
-            Some(previous) if Arc::ptr_eq(&previous.routes.table, &routes.table) => {
-                previous.stats.clone()
-            }
-            _ => RouteStatsTable::new(listener, &routes.table),
-        };
         let logs = config.http.logs.iter().filter_map(|log| AccessLog::link(log, registry));
         let logs = logs.collect();
-        let filters = Self::filters(config, &routes, parts, previous);
-        Ok(Self { config: Arc::clone(config), tls, routes, filters, stats, logs })
-    }
-
-    fn filters(
-        config: &Arc<FilterChainConfig>,
-        routes: &LinkedRoutes,
-        parts: &dyn ListenerParts,
-        previous: Option<&Self>,
-    ) -> Arc<Chains> {
+        let before = previous.map(|previous| Before {
+            routing: &previous.routing,
+            has_same_filters: Arc::ptr_eq(&previous.config, config),
+        });
         let find = |name: &str| parts.cluster(name);
-        if let Some(previous) = previous
-            && Arc::ptr_eq(&previous.config, config)
-            && Arc::ptr_eq(&previous.routes.table, &routes.table)
-            && previous.filters.is_current(&find)
-        {
-            return Arc::clone(&previous.filters);
-        }
-        let before = previous.map(|previous| &*previous.filters);
-        Arc::new(Chains::link(&config.http.filters, routes.table.overrides(), &find, before))
+        let filters = Filters { config: &config.http.filters, find: &find };
+        let routing = Routing::link(routes, filters, before, listener);
+        Ok(Self { config: Arc::clone(config), tls, routing, logs })
     }
 
     fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config)
-            && Arc::ptr_eq(&self.routes, &other.routes)
-            && Arc::ptr_eq(&self.filters, &other.filters)
+            && Arc::ptr_eq(&self.routing, &other.routing)
             && self.tls.as_ref().map(Arc::as_ptr) == other.tls.as_ref().map(Arc::as_ptr)
     }
 }
@@ -343,73 +323,4 @@ fn log_file(registry: &Registry, path: &Path) -> Option<LogFile> {
         tracing::warn!(path = %path.display(), "too many access logs; this one is not written");
     }
     file
-}
-
-/// The numbers of the routes of a chain. Most routes of a big table are never used, so a route gets
-/// its numbers with its first request.
-#[derive(Debug, Clone)]
-pub struct RouteStatsTable(Arc<Stats>);
-
-#[derive(Debug)]
-struct Stats {
-    listener: Arc<str>,
-    /// Where the routes of each virtual host begin.
-    starts: Box<[usize]>,
-    /// One a route, and one for requests without a route.
-    routes: Box<[OnceLock<Arc<RouteStats>>]>,
-}
-
-impl RouteStatsTable {
-    fn new(listener: &Arc<str>, table: &RouteTable) -> Self {
-        let mut count = 0;
-        let starts = table.virtual_hosts().iter().map(|host| {
-            let start = count;
-            count += host.routes().len();
-            start
-        });
-        let starts = starts.collect();
-        let routes = (0..=count).map(|_| OnceLock::new()).collect();
-        Self(Arc::new(Stats { listener: Arc::clone(listener), starts, routes }))
-    }
-
-    /// The numbers of a route of the table, or those for requests without one.
-    pub fn get(&self, found: Option<&Found<'_>>, registry: &Registry) -> Option<&Arc<RouteStats>> {
-        let none = self.0.routes.len() - 1;
-        let number = found.and_then(|found| self.number(found)).unwrap_or(none);
-        let slot = self.0.routes.get(number)?;
-        Some(slot.get_or_init(|| {
-            let (host, route) = match found {
-                Some(found) => (found.virtual_host.name.clone(), found.route.name.clone()),
-                None => ("_other".into(), "_none".into()),
-            };
-            let listener = Arc::clone(&self.0.listener);
-            registry.route(&RouteLabels { listener, host, route })
-        }))
-    }
-
-    fn number(&self, found: &Found<'_>) -> Option<usize> {
-        let host = position(found.table.virtual_hosts(), found.virtual_host)?;
-        let route = position(found.virtual_host.routes(), found.route)?;
-        Some(self.0.starts.get(host)? + route)
-    }
-}
-
-/// Where in the slice this very item lies.
-fn position<T>(slice: &[T], item: &T) -> Option<usize> {
-    let distance = std::ptr::from_ref(item).addr().checked_sub(slice.as_ptr().addr())?;
-    distance.checked_div(size_of::<T>()).filter(|position| *position < slice.len())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_item_of_a_slice_knows_its_position() {
-        let slice = [5_u64, 6, 7];
-        assert_eq!(position(&slice, &slice[0]), Some(0));
-        assert_eq!(position(&slice, &slice[2]), Some(2));
-        assert_eq!(position(&slice[..1], &slice[2]), None);
-        assert_eq!(position(&slice[1..], &slice[0]), None);
-    }
 }

@@ -151,9 +151,9 @@ async fn route(
     chain: &FilterChain,
     (mut request, upgrade): Admitted,
 ) -> Result<Response<Body>, Local> {
-    let table = &chain.routes.table;
+    let table = &chain.routing.routes.table;
     if !exchange.origin.is_some_and(|origin| origin.is_internal) {
-        for name in &table.internal_only {
+        for name in table.internal_only() {
             request.headers_mut().remove(name);
         }
     }

@@ -11,18 +11,17 @@ pub mod redirect;
 pub mod retry;
 pub mod rewrite;
 mod tree;
+pub mod virtual_host;
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
-use self::action::{Action, ClusterChoice, ClusterIndex, WeightedCluster};
-use self::condition::Condition;
-use self::host::HostIndex;
-use self::index::{IndexEntry, PathIndex};
-use self::mirror::MirrorCluster;
+use self::action::{Action, WeightedCluster};
+use self::host::{DomainError, HostIndex};
+use self::virtual_host::{Route, VirtualHost};
 use crate::chain::overrides::{FilterSet, OverrideTable};
-use crate::filtering::rate_limit::{RateLimit, RouteRateLimits};
+use crate::filtering::rate_limit::RouteRateLimits;
 use crate::format::mutation::HeaderMutations;
 use crate::matcher::header::HeaderView;
 
@@ -65,12 +64,21 @@ impl<'a> RequestView<'a> {
 }
 
 /// All virtual hosts of a listener (`RouteConfiguration`), compiled.
+///
+/// Each virtual host is a table of its own, shared by the tables before and after it that have the
+/// same.
 #[derive(Debug)]
 pub struct RouteTable {
+    pub(crate) frame: Arc<Frame>,
+    virtual_hosts: Box<[Arc<VirtualHost>]>,
+    hosts: Arc<HostIndex>,
+}
+
+/// What a route table says beside its virtual hosts.
+#[derive(Debug, Default)]
+pub struct Frame {
     pub(crate) name: Arc<str>,
-    pub(crate) virtual_hosts: Box<[VirtualHost]>,
-    pub(crate) hosts: HostIndex,
-    pub(crate) clusters: Box<[Arc<str>]>,
+    /// What it says of filters, in the second set where it says something.
     pub(crate) overrides: OverrideTable,
     pub(crate) mutations: Mutations,
     /// Headers that only requests from inside may have (`internal_only_headers`).
@@ -81,43 +89,15 @@ pub struct RouteTable {
     pub(crate) most_specific_wins: bool,
 }
 
-/// Routes of some domains (`VirtualHost`).
-#[derive(Debug)]
-pub struct VirtualHost {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether upstream requests carry `x-envoy-attempt-count` (`include_request_attempt_count`).
-    pub include_request_attempt_count: bool,
-    /// Whether responses do (`include_attempt_count_in_response`).
-    pub include_attempt_count_in_response: bool,
-    pub(crate) require_tls: RequireTls,
-    pub(crate) mutations: Mutations,
-    pub(crate) rate_limits: Box<[RateLimit]>,
-    pub(crate) routes: Box<[Route]>,
-    pub(crate) index: PathIndex,
-}
-
-/// Which requests are sent to https first (`VirtualHost.require_tls`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum RequireTls {
-    #[default]
-    None,
-    /// All but those marked with `x-envoy-internal`.
-    ExternalOnly,
-    All,
-}
-
-/// One route of a virtual host.
-#[derive(Debug)]
-pub struct Route {
-    /// Its name; empty when it has none.
-    pub name: Arc<str>,
-    /// What it does.
-    pub action: Action,
-    pub(crate) condition: Condition,
-    pub(crate) mutations: Mutations,
-    /// What is said of filters here and around (`typed_per_filter_config`).
-    pub(crate) filters: FilterSet,
+/// A domain that cannot be where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WrongDomain {
+    /// The number of the virtual host.
+    pub(crate) host: usize,
+    /// The number of the domain.
+    pub(crate) domain: usize,
+    pub(crate) text: Box<str>,
+    pub(crate) error: DomainError,
 }
 
 /// Header changes of one level, both ways.
@@ -145,62 +125,69 @@ pub struct Found<'a> {
     pub table: &'a RouteTable,
     /// The virtual host.
     pub virtual_host: &'a VirtualHost,
+    /// The number of the virtual host in the table.
+    pub host: HostNumber,
     /// The route.
     pub route: &'a Route,
     /// How many bytes of the path the route matched, for rewrites and redirects.
     pub matched: usize,
 }
 
+/// A place in [`RouteTable::virtual_hosts`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostNumber(pub(crate) u32);
+
+impl HostNumber {
+    /// The place.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 impl RouteTable {
+    /// A table of these virtual hosts. What did not change since `previous` is shared with it.
+    pub(crate) fn new(
+        frame: Arc<Frame>,
+        virtual_hosts: Vec<Arc<VirtualHost>>,
+        previous: Option<&Self>,
+    ) -> Result<Self, WrongDomain> {
+        let is_same = |previous: &&Self| {
+            let pairs = previous.virtual_hosts.iter().zip(&virtual_hosts);
+            previous.virtual_hosts.len() == virtual_hosts.len()
+                && pairs.into_iter().all(|(before, after)| before.domains == after.domains)
+        };
+        let hosts = match previous.filter(is_same) {
+            Some(previous) => Arc::clone(&previous.hosts),
+            None => Arc::new(HostIndex::new(&virtual_hosts)?),
+        };
+        Ok(Self { frame, virtual_hosts: virtual_hosts.into(), hosts })
+    }
+
     /// A table without a route, for who only needs clusters.
     pub(crate) fn of_clusters(clusters: impl IntoIterator<Item = String>) -> Self {
-        Self {
-            name: "".into(),
-            virtual_hosts: [].into(),
-            hosts: HostIndex::default(),
-            clusters: clusters.into_iter().map(Into::into).collect(),
-            overrides: OverrideTable::default(),
-            mutations: Mutations::default(),
-            internal_only: [].into(),
-            ignore_port: false,
-            ignore_path_parameters: false,
-            most_specific_wins: false,
-        }
+        let clusters = clusters.into_iter().map(Into::into).collect();
+        let host = VirtualHost { clusters, ..VirtualHost::new("".into(), Vec::new()) };
+        let (virtual_hosts, hosts) = ([Arc::new(host)].into(), Arc::default());
+        Self { frame: Arc::default(), virtual_hosts, hosts }
     }
 
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
-        &self.name
+        &self.frame.name
     }
 
-    /// The clusters it names; a [`action::ClusterIndex`] is a position here.
-    pub fn cluster_names(&self) -> &[Arc<str>] {
-        &self.clusters
+    /// The clusters that its virtual hosts name, once for each that does.
+    pub fn cluster_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.virtual_hosts.iter().flat_map(|host| &*host.clusters)
     }
 
-    /// The name of a cluster.
-    pub(crate) fn cluster_name(&self, index: ClusterIndex) -> Option<&str> {
-        self.clusters.get(index.0 as usize).map(|name| &**name)
-    }
-
-    /// Whether a route takes its cluster's name from a header.
-    pub(crate) fn has_cluster_header(&self) -> bool {
-        self.virtual_hosts.iter().flat_map(|host| &*host.routes).any(|route| {
-            matches!(&route.action, Action::Forward(forward)
-            if matches!(forward.cluster, ClusterChoice::Header(_))
-                || forward.mirrors.iter().any(|mirror| {
-                    matches!(mirror.cluster, MirrorCluster::Header(_))
-                }))
-        })
-    }
-
-    /// What its levels say of filters.
-    pub(crate) fn overrides(&self) -> &OverrideTable {
-        &self.overrides
+    /// Headers that only requests from inside may have.
+    pub fn internal_only(&self) -> &[HeaderName] {
+        &self.frame.internal_only
     }
 
     /// Its virtual hosts, in order.
-    pub fn virtual_hosts(&self) -> &[VirtualHost] {
+    pub fn virtual_hosts(&self) -> &[Arc<VirtualHost>] {
         &self.virtual_hosts
     }
 
@@ -210,28 +197,26 @@ impl RouteTable {
     /// When there is none, and why.
     pub fn find(&self, request: &RequestView<'_>) -> Result<Found<'_>, NotFound> {
         let host = match host::port_start(request.host) {
-            Some(port) if self.ignore_port => &request.host[..port],
+            Some(port) if self.frame.ignore_port => &request.host[..port],
             _ => request.host,
         };
-        let virtual_host = self
-            .hosts
-            .find(host)
-            .and_then(|number| self.virtual_hosts.get(number as usize))
-            .ok_or(NotFound::NoVirtualHost)?;
+        let number = self.hosts.find(host).ok_or(NotFound::NoVirtualHost)?;
+        let virtual_host =
+            self.virtual_hosts.get(number as usize).ok_or(NotFound::NoVirtualHost)?;
         if virtual_host.require_tls.holds(request) {
             return Err(NotFound::TlsRequired);
         }
         let path = self.path(request.path);
         let route = virtual_host.find(path, request).ok_or(NotFound::NoRoute)?;
         let matched = route.condition.path.matched(path);
-        Ok(Found { table: self, virtual_host, route, matched })
+        Ok(Found { table: self, virtual_host, host: HostNumber(number), route, matched })
     }
 
     /// The part of the path that routes match on.
     fn path<'p>(&self, path: &'p str) -> &'p str {
         let path = &path[..rewrite::path_end(path)];
         match path.find(';') {
-            Some(at) if self.ignore_path_parameters => &path[..at],
+            Some(at) if self.frame.ignore_path_parameters => &path[..at],
             _ => path,
         }
     }
@@ -259,54 +244,6 @@ impl<'a> Found<'a> {
     }
 }
 
-impl VirtualHost {
-    /// A virtual host with its routes indexed; the caller sets the rest.
-    pub(crate) fn new(name: Arc<str>, routes: Vec<Route>) -> Self {
-        let index = PathIndex::new(routes.iter().map(|route| IndexEntry {
-            text: &route.condition.path.text,
-            is_exact: matches!(route.condition.path.kind, condition::PathKind::Exact),
-            case_sensitive: route.condition.path.case_sensitive,
-        }));
-        Self {
-            name,
-            include_request_attempt_count: false,
-            include_attempt_count_in_response: false,
-            require_tls: RequireTls::None,
-            mutations: Mutations::default(),
-            rate_limits: [].into(),
-            routes: routes.into(),
-            index,
-        }
-    }
-
-    /// Its routes, in order.
-    pub fn routes(&self) -> &[Route] {
-        &self.routes
-    }
-
-    fn find(&self, path: &str, request: &RequestView<'_>) -> Option<&Route> {
-        let number = self.index.find(path, &mut |number| {
-            self.routes.get(number as usize).is_some_and(|route| {
-                route.condition.path.matches_behind(path)
-                    && route.condition.rest.as_ref().is_none_or(|rest| rest.match_request(request))
-            })
-        })?;
-        self.routes.get(number as usize)
-    }
-}
-
-impl RequireTls {
-    fn holds(self, request: &RequestView<'_>) -> bool {
-        let is_internal =
-            || request.headers.get("x-envoy-internal").is_some_and(|value| value == "true");
-        match self {
-            Self::None => false,
-            Self::ExternalOnly => request.forwarded_proto() != "https" && !is_internal(),
-            Self::All => request.forwarded_proto() != "https",
-        }
-    }
-}
-
 impl NotFound {
     /// The answer: 404, or the redirect to https. It has no body.
     pub fn respond(self, request: &RequestView<'_>) -> Response<()> {
@@ -330,7 +267,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::action::DirectResponse;
-    use super::condition::{OtherConditions, PathCondition, PathKind};
+    use super::condition::{Condition, OtherConditions, PathCondition, PathKind};
+    use super::virtual_host::RequireTls;
     use super::*;
     use crate::matcher::header::{HeaderMatcher, HeaderTest, MatchedName};
     use crate::matcher::query::{QueryMatcher, QueryTest};
@@ -470,20 +408,12 @@ mod tests {
     }
 
     fn table(routes: Vec<Route>) -> RouteTable {
-        let mut hosts = HostIndex::default();
-        hosts.add("*", 0).unwrap();
-        RouteTable {
-            name: "r".into(),
-            virtual_hosts: [VirtualHost::new("v".into(), routes)].into(),
-            hosts,
-            clusters: [].into(),
-            overrides: OverrideTable::default(),
-            mutations: Mutations::default(),
-            internal_only: [].into(),
-            ignore_port: false,
-            ignore_path_parameters: false,
-            most_specific_wins: false,
-        }
+        table_of(VirtualHost::new("v".into(), routes), Frame::default())
+    }
+
+    fn table_of(host: VirtualHost, frame: Frame) -> RouteTable {
+        let host = VirtualHost { domains: ["*".into()].into(), ..host };
+        RouteTable::new(Arc::new(frame), vec![Arc::new(host)], None).unwrap()
     }
 
     proptest! {
@@ -550,15 +480,16 @@ mod tests {
             query: None,
             millionths: None,
         };
-        let mut table = table(vec![compiled(0, &plan)]);
-        assert_eq!(ask(&table, "/a;v=1").err(), Some(NotFound::NoRoute));
-        table.ignore_path_parameters = true;
-        assert!(ask(&table, "/a;v=1?q").is_ok());
+        let table = |ignore_path_parameters| {
+            let host = VirtualHost::new("v".into(), vec![compiled(0, &plan)]);
+            table_of(host, Frame { ignore_path_parameters, ..Frame::default() })
+        };
+        assert_eq!(ask(&table(false), "/a;v=1").err(), Some(NotFound::NoRoute));
+        assert!(ask(&table(true), "/a;v=1?q").is_ok());
     }
 
     #[test]
     fn a_virtual_host_may_require_https() {
-        let mut table = table(vec![]);
         let (internal, https) = (("x-envoy-internal", "true"), ("x-forwarded-proto", "https"));
         for (require, line, redirects) in [
             (RequireTls::All, internal, true),
@@ -567,7 +498,9 @@ mod tests {
             (RequireTls::ExternalOnly, ("x", ""), true),
             (RequireTls::None, ("x", ""), false),
         ] {
-            table.virtual_hosts[0].require_tls = require;
+            let host = VirtualHost::new("v".into(), Vec::new());
+            let host = VirtualHost { require_tls: require, ..host };
+            let table = table_of(host, Frame::default());
             let headers: HeaderMap =
                 [(HeaderName::from_static(line.0), line.1.parse().unwrap())].into_iter().collect();
             let view = RequestView {

@@ -38,8 +38,8 @@ pub struct OverrideSet(Box<[Said]>);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FilterSet(u32);
 
-/// All sets of overrides of a route table. The first is empty.
-#[derive(Debug)]
+/// All sets of overrides of a virtual host, or of a route table outside of them. The first is empty.
+#[derive(Debug, Clone)]
 pub struct OverrideTable(Vec<OverrideSet>);
 
 /// Compiles what a level says.

@@ -183,9 +183,10 @@ impl Linker<'_> {
             return None;
         }
         let did_without = |cluster: &Arc<str>| {
-            previous.is_some_and(|previous| previous.table.cluster_names().contains(cluster))
+            let mut before = previous.into_iter().flat_map(|routes| routes.table.cluster_names());
+            before.any(|before| before == cluster)
         };
-        let missing = table.cluster_names().iter().filter(|name| !clusters.contains_key(*name));
+        let missing = table.cluster_names().filter(|name| !clusters.contains_key(*name));
         let waiting = |cluster: &Arc<str>| Waiting {
             user: Arc::clone(name),
             kind: ResourceType::Cluster,
@@ -314,9 +315,7 @@ impl ListenerParts for Parts<'_> {
 /// removed because the routes that wait do not need it.
 fn hold(previous: &Arc<LinkedRoutes>, clusters: &ByName<Cluster>) -> Arc<LinkedRoutes> {
     let linked = LinkedRoutes::link(Arc::clone(&previous.table), clusters, Some(previous));
-    let mut pairs = previous.clusters.iter().zip(&linked.clusters);
-    let loses_one = pairs.any(|(before, after)| before.is_some() && after.is_none());
-    if loses_one { Arc::clone(previous) } else { linked }
+    if previous.has_more_than(&linked) { Arc::clone(previous) } else { linked }
 }
 
 fn missing_waits(listener: &Arc<str>, missing: Missing) -> Waiting {
@@ -345,6 +344,8 @@ mod tests {
     use super::*;
     use crate::cluster::balancer::Selection;
     use crate::compile::sample;
+    use crate::route::HostNumber;
+    use crate::route::action::ClusterIndex;
 
     /// Tables, and what was linked last.
     #[derive(Default)]
@@ -365,6 +366,11 @@ mod tests {
             self.snapshot = linked.snapshot;
             let waiting = linked.waiting.iter();
             waiting.map(|w| format!("{} waits for {} {}", w.user, w.kind, w.name)).collect()
+        }
+
+        /// The clusters that the routes in force name.
+        fn names(&self, routes: &str) -> Vec<&str> {
+            self.snapshot.routes[routes].table.cluster_names().map(|name| &**name).collect()
         }
 
         fn give_up(&mut self) {
@@ -410,15 +416,15 @@ mod tests {
         proxy.apply(sample::cluster("b", 1));
         proxy.apply(sample::routes("r", "b"));
         assert_eq!(proxy.link(), ["b waits for EDS b", "r waits for CDS b"]);
-        assert_eq!(proxy.snapshot.routes["r"].table.cluster_names(), ["a".into()]);
+        assert_eq!(proxy.names("r"), ["a"]);
         proxy.apply(sample::endpoints("b", 80));
         assert!(proxy.link().is_empty());
-        assert_eq!(proxy.snapshot.routes["r"].table.cluster_names(), ["b".into()]);
+        assert_eq!(proxy.names("r"), ["b"]);
         proxy.apply(sample::routes("r", "unknown"));
         assert_eq!(proxy.link(), ["r waits for CDS unknown"]);
         proxy.give_up();
         assert!(proxy.link().is_empty());
-        assert_eq!(proxy.snapshot.routes["r"].table.cluster_names(), ["unknown".into()]);
+        assert_eq!(proxy.names("r"), ["unknown"]);
     }
 
     #[test]
@@ -434,8 +440,11 @@ mod tests {
         proxy.apply(sample::listener_inline("l", 80, "b"));
         proxy.tables.apply(ResourceType::Cluster, &[], &["a".into()]);
         assert_eq!(proxy.link().len(), 3);
-        assert!(proxy.snapshot.routes["r"].clusters[0].is_some());
-        assert!(proxy.snapshot.listeners["l"].chains[0].routes.clusters[0].is_some());
+        let first = |routes: &LinkedRoutes| {
+            routes.cluster(HostNumber::default(), ClusterIndex(0)).is_some()
+        };
+        assert!(first(&proxy.snapshot.routes["r"]));
+        assert!(first(&proxy.snapshot.listeners["l"].chains[0].routing.routes));
         assert!(!proxy.snapshot.clusters.contains_key("a"));
     }
 

@@ -1,30 +1,92 @@
-//! Compiles `RouteConfiguration` into a route table. Linear in the number of routes.
+//! Compiles `RouteConfiguration` into a route table. Linear in the number of routes that changed.
 
 pub(super) mod action;
 mod around;
 mod condition;
 mod mirror;
 mod retry;
+mod split;
 mod uri_template;
+mod virtual_host;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message;
 use xds_proto::envoy::config::route::v3 as route;
-use xds_proto::envoy::config::route::v3::virtual_host::TlsRequirementType;
-use xds_proto::field::{At, FieldError, each, required, required_text};
+use xds_proto::field::{At, FieldError, each};
 use xds_proto::fields;
+use xds_proto::version::Version;
 
-use self::around::Surroundings;
-use crate::filtering::rate_limit;
+use self::around::{Inherited, Surroundings};
 use crate::format::compile::mutations;
-use crate::route::host::{DomainError, HostIndex};
-use crate::route::{Mutations, RequireTls, Route, RouteTable, VirtualHost};
+use crate::route::host::DomainError;
+use crate::route::virtual_host::VirtualHost;
+use crate::route::{Frame, Mutations, RouteTable, WrongDomain};
 
 /// Compiles a route configuration.
 ///
 /// # Errors
 /// The first field that is wrong or not supported, with its path.
-pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldError> {
+pub fn compile(mut message: route::RouteConfiguration) -> Result<RouteTable, FieldError> {
+    let hosts = std::mem::take(&mut message.virtual_hosts);
+    let (frame, inherited) = frame(message)?;
+    let hosts = each(hosts, "virtual_hosts", |message| {
+        virtual_host::compile(message, &inherited).map(Arc::new)
+    })?;
+    RouteTable::new(Arc::new(frame), hosts, None).map_err(wrong_domain)
+}
+
+/// Compiles an encoded route configuration; virtual hosts that `previous` has too are taken from it.
+///
+/// # Errors
+/// Bytes that do not decode, or the first field that is wrong or not supported, with its path.
+pub fn compile_encoded(
+    encoded: Bytes,
+    previous: Option<&RouteTable>,
+) -> Result<RouteTable, FieldError> {
+    let (rest, hosts) = split::split(encoded)?;
+    let around = Version::of_bytes(&rest);
+    let message = route::RouteConfiguration::decode(rest).map_err(undecodable)?;
+    let (frame, inherited) = frame(message)?;
+    let known = previous.map(RouteTable::virtual_hosts).unwrap_or_default().iter();
+    let known: HashMap<&Version, &Arc<VirtualHost>> =
+        known.filter_map(|host| Some((host.source.as_ref()?, host))).collect();
+    let hosts = each(hosts, "virtual_hosts", |encoded| {
+        let source = source(&around, &encoded);
+        if let Some(known) = known.get(&source) {
+            return Ok(Arc::clone(known));
+        }
+        let message = route::VirtualHost::decode(encoded).map_err(undecodable)?;
+        let compiled = virtual_host::compile(message, &inherited)?;
+        Ok(Arc::new(VirtualHost { source: Some(source), ..compiled }))
+    })?;
+    RouteTable::new(Arc::new(frame), hosts, previous).map_err(wrong_domain)
+}
+
+/// What a virtual host is made of: its bytes, and those around it.
+fn source(around: &Version, encoded: &[u8]) -> Version {
+    Version::of_set([("around", around), ("host", &Version::of_bytes(encoded))])
+}
+
+fn undecodable(error: impl std::fmt::Display) -> FieldError {
+    FieldError::invalid(format!("undecodable bytes: {error}"))
+}
+
+fn wrong_domain(wrong: WrongDomain) -> FieldError {
+    let WrongDomain { host, domain, text, error } = wrong;
+    let error = match error {
+        DomainError::Empty => FieldError::required(),
+        DomainError::Duplicate => FieldError::invalid(format!(
+            "only unique domains are permitted, {text:?} is there already"
+        )),
+    };
+    error.at_index(domain).at("domains").at_index(host).at("virtual_hosts")
+}
+
+/// What a route configuration says beside its virtual hosts.
+fn frame(message: route::RouteConfiguration) -> Result<(Frame, Inherited), FieldError> {
     fields!(message: route::RouteConfiguration,
     read: [
         name, virtual_hosts, request_headers_to_add, request_headers_to_remove,
@@ -39,6 +101,7 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
     refuse: [
         vhds, cluster_specifier_plugins, vhost_header, route_specifiers,
     ]);
+    let _compiled_apart = virtual_hosts;
     let mutations = Mutations {
         request: mutations(
             (request_headers_to_add, "request_headers_to_add"),
@@ -49,147 +112,29 @@ pub fn compile(message: route::RouteConfiguration) -> Result<RouteTable, FieldEr
             (response_headers_to_remove, "response_headers_to_remove"),
         )?,
     };
-    let body_bytes_max = max_direct_response_body_size_bytes.map_or(4096, |bytes| bytes.value);
-    let mut around = Surroundings {
-        body_bytes_max: usize::try_from(body_bytes_max).unwrap_or(usize::MAX),
-        ..Surroundings::default()
-    };
-    let inherited = mirror::compile(request_mirror_policies, &mut around, &Arc::from([]))?;
     let internal_only =
         each(internal_only_headers, "internal_only_headers", |name| action::header_name(&name))?;
-    around.filters = around.filters(typed_per_filter_config, String::new)?;
-    let mut hosts = HostIndex::default();
-    let mut number = 0_u32;
-    let virtual_hosts = each(virtual_hosts, "virtual_hosts", |message| {
-        around.mirrors = Arc::clone(&inherited);
-        let virtual_host = virtual_host(message, number, &mut hosts, &mut around);
-        number = number.saturating_add(1);
-        virtual_host
-    })?;
-    Ok(RouteTable {
+    let mut around = Surroundings::default();
+    let filters = around.filters(typed_per_filter_config, String::new)?;
+    mirror::compile(request_mirror_policies.clone(), &mut around, &Arc::from([]))?;
+    let body_bytes_max = max_direct_response_body_size_bytes.map_or(4096, |bytes| bytes.value);
+    let frame = Frame {
         name: name.into(),
-        virtual_hosts: virtual_hosts.into(),
-        hosts,
-        clusters: around.cluster_names.into(),
         overrides: around.overrides,
         mutations,
         internal_only: internal_only.into(),
         ignore_port: ignore_port_in_host_matching,
         ignore_path_parameters: ignore_path_parameters_in_path_matching,
         most_specific_wins: most_specific_header_mutations_wins,
-    })
-}
-
-fn virtual_host(
-    message: route::VirtualHost,
-    number: u32,
-    hosts: &mut HostIndex,
-    around: &mut Surroundings,
-) -> Result<VirtualHost, FieldError> {
-    fields!(message: route::VirtualHost,
-    read: [
-        name, domains, routes, require_tls, retry_policy, request_headers_to_add,
-        request_headers_to_remove, response_headers_to_add, response_headers_to_remove,
-        include_request_attempt_count, include_attempt_count_in_response,
-        request_mirror_policies, typed_per_filter_config, rate_limits,
-    ],
-    // virtual_clusters: only counters. metadata: for the control plane's own use.
-    // The buffer limits bound what is kept for a retry; only requests without a body are.
-    ignore: [
-        virtual_clusters, metadata, per_request_buffer_limit_bytes, request_body_buffer_limit,
-    ],
-    refuse: [
-        matcher, cors, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header,
-        route_specifiers,
-    ]);
-    let name: Arc<str> = required_text(name, "name")?.into();
-    if domains.is_empty() {
-        return Err(FieldError::required()).at("domains");
-    }
-    each(domains, "domains", |domain| {
-        hosts.add(&domain, number).map_err(|error| match error {
-            DomainError::Empty => FieldError::required(),
-            DomainError::Duplicate => FieldError::invalid(format!(
-                "only unique domains are permitted, {domain:?} is there already"
-            )),
-        })
-    })?;
-    let require_tls = match TlsRequirementType::try_from(require_tls) {
-        Ok(TlsRequirementType::None) => RequireTls::None,
-        Ok(TlsRequirementType::ExternalOnly) => RequireTls::ExternalOnly,
-        Ok(TlsRequirementType::All) => RequireTls::All,
-        Err(_) => return Err(FieldError::invalid("unknown value")).at("require_tls"),
     };
-    around.retry = retry_policy.map(retry::compile).transpose().at("retry_policy")?.map(Arc::new);
-    let inherited = Arc::clone(&around.mirrors);
-    around.mirrors = mirror::compile(request_mirror_policies, around, &inherited)?;
-    let (outer, place) = (around.filters, Arc::clone(&around.place));
-    around.filters = around.filters(typed_per_filter_config, || name.to_string())?;
-    around.place = Arc::clone(&name);
-    let mut number = 0_usize;
-    let routes = each(routes, "routes", |message| {
-        number += 1;
-        route(message, number, around)
-    })?;
-    (around.filters, around.place) = (outer, place);
-    let mutations = Mutations {
-        request: mutations(
-            (request_headers_to_add, "request_headers_to_add"),
-            (request_headers_to_remove, "request_headers_to_remove"),
-        )?,
-        response: mutations(
-            (response_headers_to_add, "response_headers_to_add"),
-            (response_headers_to_remove, "response_headers_to_remove"),
-        )?,
+    let inherited = Inherited {
+        body_bytes_max: usize::try_from(body_bytes_max).unwrap_or(usize::MAX),
+        overrides: frame.overrides.clone(),
+        filters,
+        clusters: around.cluster_names,
+        mirrors: request_mirror_policies,
     };
-    Ok(VirtualHost {
-        include_request_attempt_count,
-        include_attempt_count_in_response,
-        require_tls,
-        mutations,
-        rate_limits: each(rate_limits, "rate_limits", rate_limit::compile)?.into(),
-        ..VirtualHost::new(name, routes)
-    })
-}
-
-/// `number` names routes that have no name.
-fn route(
-    message: route::Route,
-    number: usize,
-    around: &mut Surroundings,
-) -> Result<Route, FieldError> {
-    fields!(message: route::Route,
-        read: [
-            name, r#match, action, request_headers_to_add, request_headers_to_remove,
-            response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
-        ],
-        // metadata: for the control plane's own use. decorator, tracing: spans are not made here.
-        // stat_prefix: only names counters. Buffer limits: as for a virtual host.
-        ignore: [
-            metadata, decorator, tracing, stat_prefix, per_request_buffer_limit_bytes,
-            request_body_buffer_limit,
-        ],
-        refuse: [route_specifiers]);
-    let condition = condition::compile(required(r#match, "match")?).at("match")?;
-    let (condition, template) = condition;
-    around.template = template;
-    let id = || if name.is_empty() { format!("#{number}") } else { name.clone() };
-    let outer = around.filters;
-    let filters = around.filters(typed_per_filter_config, id)?;
-    (around.filters, around.route) = (filters, number);
-    let action = action::compile(required(action, "action")?, around)?;
-    around.filters = outer;
-    let mutations = Mutations {
-        request: mutations(
-            (request_headers_to_add, "request_headers_to_add"),
-            (request_headers_to_remove, "request_headers_to_remove"),
-        )?,
-        response: mutations(
-            (response_headers_to_add, "response_headers_to_add"),
-            (response_headers_to_remove, "response_headers_to_remove"),
-        )?,
-    };
-    Ok(Route { name: name.into(), action, condition, mutations, filters })
+    Ok((frame, inherited))
 }
 
 #[cfg(test)]
@@ -236,14 +181,14 @@ mod tests {
         match table.find(&view) {
             Err(NotFound::TlsRequired) => "tls".into(),
             Err(NotFound::NoRoute | NotFound::NoVirtualHost) => "404".into(),
-            Ok(Found { route, matched, .. }) => match &route.action {
+            Ok(Found { route, matched, virtual_host, .. }) => match &route.action {
                 Action::Direct(direct) => direct.respond(&view).status().as_u16().to_string(),
                 Action::Redirect(redirect) => {
                     redirect.respond(&view, matched).headers()["location"].to_str().unwrap().into()
                 }
                 Action::Forward(forward) => match &forward.cluster {
                     ClusterChoice::One(index) => {
-                        table.cluster_names()[index.0 as usize].to_string()
+                        virtual_host.cluster_names()[index.0 as usize].to_string()
                     }
                     other => format!("{other:?}"),
                 },
@@ -579,5 +524,46 @@ mod tests {
             let message = json::from_yaml(&yaml).unwrap();
             assert_eq!(compile(message).unwrap_err().to_string(), want);
         }
+    }
+
+    fn encoded(hosts: &[(&str, &str)], more: &str) -> Bytes {
+        let host = |(name, cluster): &(&str, &str)| {
+            format!(
+                "{{name: {name}, domains: [{name}.test], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}"
+            )
+        };
+        let hosts: Vec<_> = hosts.iter().map(host).collect();
+        let yaml = format!("{{name: r, {more} virtual_hosts: [{}]}}", hosts.join(", "));
+        let message: route::RouteConfiguration = json::from_yaml(&yaml).unwrap();
+        message.encode_to_vec().into()
+    }
+
+    #[test]
+    fn a_changed_virtual_host_leaves_the_others_as_they_are() {
+        let before = compile_encoded(encoded(&[("a", "x"), ("b", "x"), ("c", "x")], ""), None);
+        let before = before.unwrap();
+        let after = encoded(&[("c", "x"), ("a", "x"), ("b", "y")], "");
+        let after = compile_encoded(after, Some(&before)).unwrap();
+        let is_same = |old: usize, new: usize| {
+            Arc::ptr_eq(&before.virtual_hosts()[old], &after.virtual_hosts()[new])
+        };
+        assert!(is_same(0, 1) && is_same(2, 0) && !is_same(1, 2));
+        for (host, want) in [("a.test", "x"), ("b.test", "y"), ("c.test", "x")] {
+            assert_eq!(ask(&after, host, "/", &[]), want);
+        }
+        let around = encoded(&[("a", "x")], "max_direct_response_body_size_bytes: 1,");
+        let around = compile_encoded(around, Some(&before)).unwrap();
+        assert!(!Arc::ptr_eq(&before.virtual_hosts()[0], &around.virtual_hosts()[0]));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_domain_is_found_in_encoded_tables_too() {
+        let error = compile_encoded(encoded(&[("a", "x"), ("a", "x")], ""), None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "virtual_hosts[1].domains[0]: only unique domains are permitted, \"a.test\" is there already"
+        );
+        let error = compile_encoded(Bytes::from_static(b"\xff"), None).unwrap_err();
+        assert!(error.to_string().starts_with("undecodable bytes"), "{error}");
     }
 }

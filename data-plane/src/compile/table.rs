@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use xds_proto::field::FieldError;
 use xds_proto::resource::Resource;
@@ -70,16 +71,47 @@ impl<T> Table<T> {
         origin: Origin,
         compile: impl FnOnce(M) -> Result<T, FieldError>,
     ) -> Result<Arc<T>, Rejected> {
+        self.compile_encoded(resource, origin, |encoded, _| {
+            let message = M::decode(encoded);
+            compile(
+                message
+                    .map_err(|error| FieldError::invalid(format!("undecodable bytes: {error}")))?,
+            )
+        })
+    }
+
+    /// Compiles a resource from its bytes and its form before.
+    fn compile_encoded(
+        &self,
+        resource: &Resource,
+        origin: Origin,
+        compile: impl FnOnce(Bytes, Option<&T>) -> Result<T, FieldError>,
+    ) -> Result<Arc<T>, Rejected> {
         let refuse = |error| Rejected { name: Arc::clone(&resource.name), error };
         let existing = self.entries.get(&resource.name);
         if existing.is_some_and(|entry| entry.origin != origin) {
             let reason = "the bootstrap has one of this name, which cannot be replaced";
             return Err(refuse(FieldError::invalid(reason)));
         }
-        let message = resource
-            .decode()
-            .map_err(|error| refuse(FieldError::invalid(format!("undecodable bytes: {error}"))))?;
-        compile(message).map(Arc::new).map_err(refuse)
+        let before = existing.map(|entry| &*entry.config);
+        compile(resource.body.clone(), before).map(Arc::new).map_err(refuse)
+    }
+
+    /// Compiles and takes in what is good, each from its bytes and its form before.
+    pub(crate) fn take_encoded(
+        &mut self,
+        resources: &[Resource],
+        origin: Origin,
+        compile: impl Fn(Bytes, Option<&T>) -> Result<T, FieldError>,
+    ) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        for resource in resources {
+            match self.compile_encoded(resource, origin, &compile) {
+                Ok(config) => self.insert(resource, origin, config),
+                Err(refused) => rejected.push(refused),
+            }
+        }
+        rejected
     }
 
     /// Compiles and takes in what is good.

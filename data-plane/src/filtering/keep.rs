@@ -61,6 +61,7 @@ pub type FindCluster<'a> = &'a dyn Fn(&str) -> Option<Arc<Cluster>>;
 pub struct Linker<'a> {
     find: FindCluster<'a>,
     before: Option<&'a States>,
+    shared: Option<&'a States>,
     key: Key,
     states: States,
     clusters: HashMap<Arc<str>, Option<Arc<Cluster>>>,
@@ -76,10 +77,15 @@ impl fmt::Debug for Linker<'_> {
 pub type Joined = HashMap<Arc<str>, Option<Arc<Cluster>>>;
 
 impl<'a> Linker<'a> {
-    /// A linker for one chain; `before` is what its filters keep so far.
-    pub fn new(find: FindCluster<'a>, before: Option<&'a States>) -> Self {
+    /// A linker for chains; `before` is what their filters keep so far, `shared` what others keep
+    /// that are configured by the same place.
+    pub fn new(
+        find: FindCluster<'a>,
+        before: Option<&'a States>,
+        shared: Option<&'a States>,
+    ) -> Self {
         let key = Key { filter: "".into(), place: "".into(), config: 0 };
-        Self { find, before, key, states: States::default(), clusters: HashMap::new() }
+        Self { find, before, shared, key, states: States::default(), clusters: HashMap::new() }
     }
 
     /// Goes on to another filter.
@@ -104,8 +110,8 @@ impl<'a> Linker<'a> {
 
     /// What the filter keeps: what it kept before, else what is made.
     pub fn keep<T: Any + Send + Sync>(&mut self, make: impl FnOnce() -> T) -> Arc<T> {
-        let known = self.states.0.get(&self.key);
-        let known = known.or_else(|| self.before.and_then(|before| before.0.get(&self.key)));
+        let places = [self.shared, Some(&self.states), self.before].into_iter().flatten();
+        let known = places.filter_map(|states| states.0.get(&self.key)).next();
         let kept = match known.cloned().map(Arc::downcast::<T>) {
             Some(Ok(kept)) => kept,
             Some(Err(_)) | None => Arc::new(make()),
@@ -147,7 +153,7 @@ pub(crate) mod testing {
 
     /// Joins a filter as a chain without clusters and without a past would.
     pub(crate) fn alone<F>(link: impl FnOnce(&mut Linker<'_>) -> Linked<F>) -> Linked<F> {
-        link(&mut Linker::new(&|_| None, None))
+        link(&mut Linker::new(&|_| None, None, None))
     }
 }
 
@@ -161,12 +167,12 @@ mod tests {
 
     #[test]
     fn a_filter_keeps_its_state_while_place_and_configuration_stay() {
-        let mut linker = Linker::new(&|_| None, None);
+        let mut linker = Linker::new(&|_| None, None, None);
         linker.turn_to(key("v", 1));
         let kept = linker.keep(|| 1_u32);
         assert!(Arc::ptr_eq(&kept, &linker.keep(|| 2)));
         let (before, _) = linker.finish();
-        let mut linker = Linker::new(&|_| None, Some(&before));
+        let mut linker = Linker::new(&|_| None, Some(&before), None);
         linker.turn_to(key("v", 1));
         assert!(Arc::ptr_eq(&kept, &linker.keep(|| 3)));
         for changed in [key("w", 1), key("v", 2)] {

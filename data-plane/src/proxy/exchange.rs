@@ -15,13 +15,13 @@ use super::deadline::Progress;
 use super::edge::{Origin, REQUEST_ID};
 use super::log;
 use crate::body::{Activity, DeadlineKind, Ended, Meter};
-use crate::chain::overrides::FilterSet;
 use crate::cluster::Cluster;
 use crate::cluster::endpoints::Endpoint;
 use crate::filtering::is_grpc;
 use crate::filtering::stage::Notes;
 use crate::format::Context;
 use crate::listener::FilterChain;
+use crate::listener::routing::FilterPlace;
 use crate::route::Found;
 use crate::telemetry::stats::RouteStats;
 use crate::telemetry::why::Why;
@@ -61,7 +61,7 @@ pub(super) struct Exchange {
     pub(super) upstream_wait: Duration,
     pub(super) head: Option<ResponseHead>,
     /// Which filters the request has.
-    pub(super) filters: FilterSet,
+    pub(super) filters: FilterPlace,
     /// What they left.
     pub(super) notes: Notes,
     route_stats: Option<Arc<RouteStats>>,
@@ -113,7 +113,7 @@ impl Exchange {
             attempts: 0,
             upstream_wait: Duration::ZERO,
             head: None,
-            filters: FilterSet::default(),
+            filters: FilterPlace::default(),
             notes: Notes::default(),
             route_stats: None,
         }
@@ -135,7 +135,7 @@ impl Exchange {
     /// Notes which route it took, or that there was none.
     pub(super) fn note_route(&mut self, chain: &FilterChain, found: Option<&Found<'_>>) {
         let registry = &self.connection.worker().settings.registry;
-        self.route_stats = chain.stats.get(found, registry).cloned();
+        self.route_stats = Some(Arc::clone(chain.routing.stats(found, registry)));
         self.route = found.map(|found| RouteNames {
             route: Arc::clone(&found.route.name),
             virtual_host: Arc::clone(&found.virtual_host.name),

@@ -16,6 +16,7 @@ use crate::filtering::Verdict;
 use crate::filtering::stage::{Notes, Proxy, Stage};
 use crate::format::Context;
 use crate::listener::FilterChain;
+use crate::listener::routing::FilterPlace;
 use crate::route::Found;
 use crate::route::action::{Action, ClusterChoice, Forward, WeightedCluster};
 
@@ -35,9 +36,12 @@ pub(super) async fn on_request(
     let picked = found.and_then(|found| {
         selection::picked(forwards(found)?, &selection::hash_view(exchange, request), random)
     });
-    exchange.filters = found.map(|found| found.filters(picked)).unwrap_or_default();
-    let Some(filters) = chain.filters.get(exchange.filters).filter(|chain| !chain.is_empty())
-    else {
+    exchange.filters = found.map_or_else(FilterPlace::default, |found| FilterPlace {
+        host: Some(found.host),
+        set: found.filters(picked),
+    });
+    let filters = chain.routing.filters(exchange.filters);
+    let Some(filters) = filters.filter(|chain| !chain.is_empty()) else {
         return Ok(Verdict::Continue);
     };
     let limits = limits(chain, found);
@@ -68,8 +72,8 @@ pub(super) async fn on_response(
     chain: &FilterChain,
     response: &mut Response<Body>,
 ) {
-    let Some(filters) = chain.filters.get(exchange.filters).filter(|chain| !chain.is_empty())
-    else {
+    let filters = chain.routing.filters(exchange.filters);
+    let Some(filters) = filters.filter(|chain| !chain.is_empty()) else {
         return;
     };
     let mut notes = std::mem::take(&mut exchange.notes);
@@ -111,7 +115,7 @@ fn cluster<'a>(found: &Found<'a>, picked: Option<&WeightedCluster>) -> &'a str {
         ClusterChoice::Weighted(_) => picked.map(|picked| picked.index),
         ClusterChoice::Header(_) => None,
     };
-    index.and_then(|index| found.table.cluster_name(index)).map_or("", |name| name)
+    index.and_then(|index| found.virtual_host.cluster_name(index)).map_or("", |name| name)
 }
 
 fn forwards<'a>(found: &Found<'a>) -> Option<&'a Forward> {

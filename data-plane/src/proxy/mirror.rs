@@ -62,9 +62,9 @@ fn cluster<'a>(
     policy: &MirrorPolicy,
     headers: &HeaderMap,
 ) -> Option<&'a Arc<Cluster>> {
-    let routes = &plan.chain.routes;
+    let routes = &plan.chain.routing.routes;
     match &policy.cluster {
-        MirrorCluster::One(index) => routes.cluster(*index),
+        MirrorCluster::One(index) => routes.cluster(plan.found.host, *index),
         MirrorCluster::Header(name) => routes.named(headers.get(name)?),
     }
 }

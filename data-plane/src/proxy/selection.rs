@@ -23,12 +23,12 @@ pub(super) fn choose<'a>(
     plan: &Plan<'a>,
     view: &HashView<'_>,
 ) -> (Option<&'a Arc<Cluster>>, Option<&'a WeightedCluster>) {
-    let routes = &plan.chain.routes;
+    let (routes, host) = (&plan.chain.routing.routes, plan.found.host);
     match &plan.forward.cluster {
-        ClusterChoice::One(index) => (routes.cluster(*index), None),
+        ClusterChoice::One(index) => (routes.cluster(host, *index), None),
         ClusterChoice::Weighted(_) => {
             let picked = picked(plan.forward, view, plan.random);
-            (picked.and_then(|picked| routes.cluster(picked.index)), picked)
+            (picked.and_then(|picked| routes.cluster(host, picked.index)), picked)
         }
         ClusterChoice::Header(name) => {
             (view.headers.get(name).and_then(|value| routes.named(value)), None)

@@ -20,6 +20,7 @@ use crate::cluster::tunnel::Tunnel;
 use crate::format::Context;
 use crate::listener::FilterChain;
 use crate::listener::tcp::TcpConfig;
+use crate::route::HostNumber;
 use crate::route::action::ClusterChoice;
 use crate::telemetry::why::Why;
 
@@ -165,11 +166,11 @@ impl Drop for Session {
 }
 
 fn choose<'a>(chain: &'a FilterChain, config: &TcpConfig) -> Option<&'a Arc<Cluster>> {
+    // The table of such a chain has one virtual host, for the clusters.
+    let cluster = |index| chain.routing.routes.cluster(HostNumber::default(), index);
     match &config.cluster {
-        ClusterChoice::One(index) => chain.routes.cluster(*index),
-        ClusterChoice::Weighted(clusters) => {
-            chain.routes.cluster(clusters.pick(fastrand::u64(..))?.index)
-        }
+        ClusterChoice::One(index) => cluster(*index),
+        ClusterChoice::Weighted(clusters) => cluster(clusters.pick(fastrand::u64(..))?.index),
         // No request, no header.
         ClusterChoice::Header(_) => None,
     }

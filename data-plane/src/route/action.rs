@@ -29,7 +29,8 @@ pub enum Action {
     Direct(Box<DirectResponse>),
 }
 
-/// Position of a cluster's name in [`super::RouteTable::cluster_names`].
+/// Position of a cluster's name in those of its virtual host
+/// ([`super::virtual_host::VirtualHost::cluster_names`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClusterIndex(pub(crate) u32);
 

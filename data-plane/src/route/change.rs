@@ -95,8 +95,8 @@ impl Found<'_> {
     /// cluster's come before all of them.
     fn levels(&self) -> [&Mutations; 3] {
         let (route, virtual_host, table) =
-            (&self.route.mutations, &self.virtual_host.mutations, &self.table.mutations);
-        match self.table.most_specific_wins {
+            (&self.route.mutations, &self.virtual_host.mutations, &self.table.frame.mutations);
+        match self.table.frame.most_specific_wins {
             true => [table, virtual_host, route],
             false => [route, virtual_host, table],
         }

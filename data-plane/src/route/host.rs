@@ -1,6 +1,10 @@
 //! From the host of a request to its virtual host, in Envoy's search order.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::WrongDomain;
+use super::virtual_host::VirtualHost;
 
 /// A domain could not be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +33,20 @@ struct Wildcards(Vec<(usize, HashMap<Box<str>, u32>)>);
 const HOST_BYTES: usize = 256;
 
 impl HostIndex {
+    /// An index of virtual hosts; their numbers are their places.
+    pub(super) fn new(virtual_hosts: &[Arc<VirtualHost>]) -> Result<Self, WrongDomain> {
+        let mut index = Self::default();
+        for (number, (host, virtual_host)) in (0_u32..).zip(virtual_hosts.iter().enumerate()) {
+            for (domain, text) in virtual_host.domains.iter().enumerate() {
+                let wrong = |error| WrongDomain { host, domain, text: text.clone(), error };
+                index.add(text, number).map_err(wrong)?;
+            }
+        }
+        Ok(index)
+    }
+
     /// Adds a domain of a virtual host.
-    pub(crate) fn add(&mut self, domain: &str, virtual_host: u32) -> Result<(), DomainError> {
+    fn add(&mut self, domain: &str, virtual_host: u32) -> Result<(), DomainError> {
         let domain = domain.to_ascii_lowercase();
         let earlier = if domain.is_empty() {
             return Err(DomainError::Empty);
@@ -47,7 +63,7 @@ impl HostIndex {
     }
 
     /// The virtual host of a host.
-    pub(crate) fn find(&self, host: &str) -> Option<u32> {
+    pub(super) fn find(&self, host: &str) -> Option<u32> {
         if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return self.find_lower(host);
         }

@@ -3,14 +3,29 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use xds_proto::envoy::config::route::v3::route_action::RequestMirrorPolicy;
 use xds_proto::field::FieldError;
 use xds_proto::google::protobuf::Any;
 
+use super::mirror;
 use crate::chain::overrides::{self, FilterSet, Levels, OverrideTable};
 use crate::matcher::uri_template::UriTemplate;
 use crate::route::action::ClusterIndex;
 use crate::route::mirror::MirrorPolicy;
 use crate::route::retry::RetryPolicy;
+
+/// What the virtual hosts of a route configuration have of it.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    /// `max_direct_response_body_size_bytes`.
+    pub(super) body_bytes_max: usize,
+    /// What the configuration says of filters, and where in it that is.
+    pub(super) overrides: OverrideTable,
+    pub(super) filters: FilterSet,
+    /// The clusters that this names.
+    pub(super) clusters: Vec<Arc<str>>,
+    pub(super) mirrors: Vec<RequestMirrorPolicy>,
+}
 
 /// What a route's compilation needs to know of what is around it.
 #[derive(Debug, Default)]
@@ -34,6 +49,21 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
+    /// What is around the routes of a virtual host.
+    pub(super) fn of_host(inherited: &Inherited) -> Result<Self, FieldError> {
+        let mut around = Self {
+            body_bytes_max: inherited.body_bytes_max,
+            overrides: inherited.overrides.clone(),
+            filters: inherited.filters,
+            ..Self::default()
+        };
+        for cluster in &inherited.clusters {
+            around.cluster(cluster.to_string())?;
+        }
+        around.mirrors = mirror::compile(inherited.mirrors.clone(), &mut around, &Arc::from([]))?;
+        Ok(around)
+    }
+
     /// The index of a cluster, which is new or known.
     pub(super) fn cluster(&mut self, name: String) -> Result<ClusterIndex, FieldError> {
         if let Some(index) = self.clusters.get(name.as_str()) {
