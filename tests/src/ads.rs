@@ -53,8 +53,17 @@ impl Ads {
 
     /// Replaces what a node, or the nodes of a cluster, are given; gives the revision.
     pub async fn put_group(&self, group: &str, resources: &[Value]) -> u64 {
+        self.try_put_group(group, resources).await.unwrap()
+    }
+
+    /// As [`Self::put_group`]; an error where grpcio's messages have no words for it, as they are older than Envoy.
+    pub async fn try_put_group(&self, group: &str, resources: &[Value]) -> Result<u64> {
         let (path, body) = (format!("/groups/{group}"), json!({"resources": resources}));
-        self.call(Method::PUT, &path, body).await["revision"].as_u64().unwrap()
+        let answer =
+            client::call(Method::PUT, self.admin, &path, "application/json", body.to_string())
+                .await?;
+        ensure!(answer.status == 200, "{}", answer.text());
+        Ok(answer.json()["revision"].as_u64().unwrap())
     }
 
     /// Sets or deletes single resources; gives the revision.

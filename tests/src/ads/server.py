@@ -13,6 +13,7 @@ on these ports of the loopback, and is told what to do over HTTP on the second:
 """
 
 import collections
+import functools
 import importlib
 import json
 import os
@@ -24,9 +25,7 @@ from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-import envoy
 import grpc
-import xds
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import any_pb2, json_format
 
@@ -49,16 +48,25 @@ nodes = {}
 streams = []
 
 
-def import_all():
-    """Makes every message of Envoy's known, so that an `Any` in JSON can be read."""
-    for package in (envoy, xds):
-        for top in package.__path__:
-            base = os.path.dirname(top)
-            for folder, _, files in os.walk(top):
-                for file in files:
-                    if file.endswith("_pb2.py"):
-                        module = os.path.relpath(os.path.join(folder, file), base)
-                        importlib.import_module(module[:-3].replace(os.sep, "."))
+def import_types(resource):
+    """Makes the messages known that `resource` names, so that it can be read."""
+    if isinstance(resource, list):
+        for item in resource:
+            import_types(item)
+    elif isinstance(resource, dict):
+        name = resource.get("@type", "").rsplit("/", 1)[-1]
+        if name.startswith(("envoy.", "xds.")):
+            import_package(name.rsplit(".", 1)[0])
+        for item in resource.values():
+            import_types(item)
+
+
+@functools.cache
+def import_package(package):
+    for path in importlib.import_module(package).__path__:
+        for file in os.listdir(path):
+            if file.endswith("_pb2.py"):
+                importlib.import_module(f"{package}.{file[:-3]}")
 
 
 class Group:
@@ -76,6 +84,7 @@ class Group:
         self.revision += 1
         read = []
         for resource in resources:
+            import_types(resource)
             packed = json_format.ParseDict(resource, any_pb2.Any())
             name = resource.get("cluster_name") if packed.type_url == ENDPOINTS else resource.get("name")
             read.append((packed.type_url, name, packed))
@@ -328,8 +337,8 @@ class Admin(BaseHTTPRequestHandler):
             with lock:
                 revision = groups.setdefault(group, Group()).change(resources, delete)
                 wake()
-        except json_format.ParseError as error:
-            return self.answer(400, {"error": str(error)})
+        except (json_format.ParseError, ImportError) as error:
+            return self.answer(422, {"error": str(error)})
         self.answer(200, {"revision": revision})
 
     def do_POST(self):
@@ -348,7 +357,6 @@ class Admin(BaseHTTPRequestHandler):
 
 
 def main(xds, admin):
-    import_all()
     server = grpc.server(futures.ThreadPoolExecutor(64))
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(Service(), server)
     if not server.add_insecure_port(f"127.0.0.1:{xds}"):

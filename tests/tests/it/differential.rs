@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use futures_util::future::join_all;
+use gateway_tests::ads::Ads;
 use gateway_tests::authz::Authz;
 use gateway_tests::backend::Backend;
 use gateway_tests::client::{Answer, Ask, ask};
@@ -66,56 +68,119 @@ async fn our_proxy_knows_clients_as_envoy_does() {
     compare("our_proxy_knows_clients_as_envoy_does", edge::all()).await;
 }
 
-/// Asks a real Envoy and our proxy the same; `test` is the name of the test.
+/// Asks a real Envoy the same as our proxy, which two management servers drive, each in both forms; `test` is the
+/// name of the test.
 async fn compare(test: &str, all: impl IntoIterator<Item = Case>) {
     if tools::offline(test) {
         return;
     }
     let data = folder();
     let control = ControlPlane::start(data.path()).await;
+    let ads = Ads::start().await;
     let backends =
         [Backend::start("a").await, Backend::start("b").await, Backend::start("c").await];
     let authz = Authz::start().await;
-    for node in ["envoy", "ours"] {
-        control.put_group(node, &[]).await;
+    let (ours, other) = (Server::Ours(&control), Server::Other(&ads));
+    let sides = [
+        ("envoy", ours),
+        ("ours", ours),
+        ("ours-sotw", ours),
+        ("ours-by-another", other),
+        ("ours-by-another-sotw", other),
+    ];
+    for (node, server) in sides {
+        server.put_group(node, &[]).await.unwrap();
     }
     let _envoy = Envoy::start(control.xds, "envoy", "x", "DELTA_GRPC").await;
-    let _ours = Proxy::start(control.xds, "ours", "x").await;
+    let mut proxies = Vec::new();
+    for (node, server) in &sides[1..] {
+        let api = if node.ends_with("sotw") { "GRPC" } else { "DELTA_GRPC" };
+        proxies.push(Proxy::start_by(server.xds(), node, "x", api).await);
+    }
 
-    let mut wrong = Vec::new();
+    let (mut wrong, mut unsaid, mut cases) = (Vec::new(), Vec::new(), 0);
     for case in all {
-        let mut answers = Vec::new();
-        for node in ["envoy", "ours"] {
+        cases += 1;
+        let sides = sides.iter().map(async |&(node, server)| {
             let port = ports::free();
-            control.put_group(node, &resources(&case, port, &backends, &authz)).await;
+            let resources = resources(&case, port, &backends, &authz);
+            if let Err(error) = server.put_group(node, &resources).await {
+                return Err(format!("{}: {error}", case.name));
+            }
             let address = SocketAddr::from(([127, 0, 0, 1], port));
-            match serve(&control, node, address, &case).await {
-                Ok(seen) => answers.push(seen),
-                Err(error) => wrong.push(format!("{} on {node}: {error:#}", case.name)),
+            Ok((node, serve(server, node, address, &case).await))
+        });
+        let mut answers = Vec::new();
+        for seen in join_all(sides).await {
+            match seen {
+                Ok((node, Ok(seen))) => answers.push((node, seen)),
+                Ok((node, Err(error))) => {
+                    wrong.push(format!("{} on {node}: {error:#}", case.name));
+                }
+                Err(error) => unsaid.push(error),
             }
         }
-        let [envoy, ours] = &answers[..] else { continue };
-        for ((ask, envoy), ours) in case.asks.iter().zip(envoy).zip(ours) {
-            if envoy != ours {
-                let asked = format!("{} {} {} {:?}", ask.method, ask.host, ask.path, ask.headers);
-                wrong.push(format!(
-                    "{}: {asked}\n   envoy {envoy:#?}\n   ours  {ours:#?}",
-                    case.name
-                ));
-            }
+        let Some((("envoy", envoy), ours)) = answers.split_first() else { continue };
+        for (node, ours) in ours {
+            wrong.extend(differences(&case, envoy, node, ours));
         }
     }
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+    unsaid.iter().for_each(|case| eprintln!("not by the other server: {case}"));
+    assert!(unsaid.len() * 5 <= cases, "the other server cannot say:\n{}", unsaid.join("\n"));
+}
+
+type Seen = BTreeMap<String, Value>;
+
+fn differences(case: &Case, envoy: &[Seen], node: &str, ours: &[Seen]) -> Vec<String> {
+    let pairs = case.asks.iter().zip(envoy).zip(ours).filter(|((_, envoy), ours)| envoy != ours);
+    pairs
+        .map(|((ask, envoy), ours)| {
+            let asked = format!("{} {} {} {:?}", ask.method, ask.host, ask.path, ask.headers);
+            format!("{}: {asked}\n   envoy {envoy:#?}\n   {node}  {ours:#?}", case.name)
+        })
+        .collect()
+}
+
+/// Who gives a node its resources.
+#[derive(Debug, Clone, Copy)]
+enum Server<'a> {
+    Ours(&'a ControlPlane),
+    Other(&'a Ads),
+}
+
+impl Server<'_> {
+    fn xds(self) -> SocketAddr {
+        match self {
+            Self::Ours(control) => control.xds,
+            Self::Other(ads) => ads.xds,
+        }
+    }
+
+    /// An error where the other server has no words for it.
+    async fn put_group(self, group: &str, resources: &[Value]) -> Result<u64> {
+        match self {
+            Self::Ours(control) => Ok(control.put_group(group, resources).await),
+            Self::Other(ads) => ads.try_put_group(group, resources).await,
+        }
+    }
+
+    async fn node(self, id: &str) -> Result<Value> {
+        match self {
+            Self::Ours(control) => control.node(id).await,
+            Self::Other(ads) => ads.node(id).await,
+        }
+    }
 }
 
 async fn serve(
-    control: &ControlPlane,
+    server: Server<'_>,
     node: &str,
     address: SocketAddr,
     case: &Case,
-) -> Result<Vec<BTreeMap<String, Value>>> {
-    wait::until(&format!("{} on {node}", case.name), Duration::from_secs(10), || async {
-        let status = control.node(node).await?;
+) -> Result<Vec<Seen>> {
+    wait::until(&format!("{} on {node}", case.name), Duration::from_secs(20), || async {
+        let status = server.node(node).await?;
         if status["state"] == "NACK" {
             return Ok(Err(format!("{}", status["nack"])));
         }
@@ -141,7 +206,7 @@ fn without_hash(cookie: &str) -> String {
 }
 
 /// What of an answer must agree.
-fn comparable(answer: &Answer, address: SocketAddr) -> BTreeMap<String, Value> {
+fn comparable(answer: &Answer, address: SocketAddr) -> Seen {
     let mut seen = BTreeMap::from([("status".to_owned(), json!(answer.status.as_u16()))]);
     let mut headers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, value) in &answer.headers {
