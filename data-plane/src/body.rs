@@ -3,6 +3,7 @@
 pub mod tee;
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -181,9 +182,42 @@ pub enum Ended {
     /// With its last byte.
     Complete,
     /// Its sender broke off.
-    Sender,
+    Sender(Break),
     /// A deadline passed.
     Deadline(DeadlineKind),
+}
+
+/// How the sender of a body broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// It reset the stream.
+    Reset,
+    /// It closed the connection.
+    Closed,
+    /// It closed the connection before what it had said of the length was there.
+    Truncated,
+    /// What it sent is no body.
+    Malformed,
+}
+
+impl BodyError {
+    fn kind(&self) -> Break {
+        let Self::Sender(error) = self else { return Break::Malformed };
+        let source = std::error::Error::source(error);
+        if let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
+            return match error {
+                error if error.is_io() || error.is_go_away() => Break::Closed,
+                error if error.is_remote() => Break::Reset,
+                _ => Break::Malformed,
+            };
+        }
+        let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+        match io.map(std::io::Error::kind) {
+            Some(ErrorKind::InvalidInput | ErrorKind::InvalidData) => Break::Malformed,
+            Some(_) => Break::Truncated,
+            None => Break::Closed,
+        }
+    }
 }
 
 /// When something last moved in an exchange, in either direction.
@@ -357,7 +391,7 @@ impl http_body::Body for Body {
                 }
                 meter.activity.touch();
             }
-            Poll::Ready(Some(Err(_))) => meter.ended.set(Some(Ended::Sender)),
+            Poll::Ready(Some(Err(error))) => meter.ended.set(Some(Ended::Sender(error.kind()))),
             Poll::Ready(None) => meter.complete(),
         }
         polled

@@ -71,7 +71,7 @@ fn version(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refus
         return Ok(());
     }
     if !options.http1.accept_http_10 {
-        return Err(Refused::Status(StatusCode::UPGRADE_REQUIRED));
+        return Err(Refused::Why(Why::LowVersion));
     }
     if let Some(host) = &options.http1.default_host
         && !head.headers.contains_key(HOST)
@@ -500,7 +500,7 @@ mod tests {
         assert_eq!(refused("GET /", http11, &[("a_b", "1")]), Refused::Why(Why::BadRequest));
         assert_eq!(
             refused("GET /", Version::HTTP_10, &[]),
-            Refused::Status(StatusCode::UPGRADE_REQUIRED)
+            Refused::Why(Why::LowVersion)
         );
         assert_eq!(
             refused("GET /", http11, &[("expect", "200-ok")]),

@@ -23,7 +23,7 @@ use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -264,14 +264,19 @@ fn allowed<'a>(
 
 /// Hands the response to the codec; the exchange ends with its body.
 fn reply(mut exchange: Exchange, mut response: Response<Body>) -> Response<ReplyBody> {
-    if exchange.connection.says_close(exchange.version) {
+    // Envoy too waits for no rest of a request that is answered already.
+    let is_early = exchange.version < Version::HTTP_2 && !exchange.is_request_complete();
+    if is_early || exchange.connection.says_close(exchange.version) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     reply::fit_body(&mut response, &exchange.method);
     if response.body().is_empty() {
         exchange.response.complete();
     }
-    exchange.note_response(response.status(), response.headers());
+    // Who went away with half a request has no answer.
+    if exchange.why != Some(Why::ClientClosed) {
+        exchange.note_response(response.status(), response.headers());
+    }
     response.map(|body| ReplyBody { body, exchange: Some(exchange) })
 }
 

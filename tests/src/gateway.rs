@@ -248,6 +248,8 @@ impl Envoy {
             "1",
             "--log-level",
             "warn",
+            "--file-flush-interval-msec",
+            "100",
         ]);
         let mut this =
             Self { admin, process: Process::start("envoy", &mut command), _folder: folder };

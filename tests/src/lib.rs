@@ -8,6 +8,7 @@ pub mod load;
 pub mod authz;
 pub mod backend;
 pub mod client;
+pub mod wire;
 pub mod tools;
 pub mod process;
 pub mod ports;

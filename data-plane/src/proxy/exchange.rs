@@ -14,7 +14,7 @@ use super::connection::{ChainView, Connection};
 use super::deadline::Progress;
 use super::edge::{Origin, REQUEST_ID};
 use super::log;
-use crate::body::{Activity, DeadlineKind, Ended, Meter};
+use crate::body::{Activity, Break, DeadlineKind, Ended, Meter};
 use crate::cluster::Cluster;
 use crate::cluster::endpoints::Endpoint;
 use crate::filtering::is_grpc;
@@ -216,7 +216,7 @@ impl Exchange {
     pub(super) fn flags(&self) -> String {
         let own = self.why.map_or("", |why| why.facts().flag);
         let exhausted = self.is_exhausted.then(|| Why::RetriesExhausted.facts().flag);
-        let all = self.notes.flags.iter().copied().chain([own]).chain(exhausted);
+        let all = self.notes.flags.iter().copied().chain(exhausted).chain([own]);
         all.filter(|flag| !flag.is_empty()).collect::<Vec<_>>().join(",")
     }
 
@@ -225,7 +225,11 @@ impl Exchange {
         let interrupted = match (&self.head, self.response.ended()) {
             (Some(_), Some(Ended::Complete)) => return,
             (None, _) | (Some(_), None) => Why::ClientClosed,
-            (Some(_), Some(Ended::Sender)) => Why::UpstreamReset,
+            (Some(_), Some(Ended::Sender(Break::Reset))) => Why::ResponseReset,
+            (Some(_), Some(Ended::Sender(Break::Closed))) => Why::ResponseClosed,
+            (Some(_), Some(Ended::Sender(Break::Truncated | Break::Malformed))) => {
+                Why::ResponseBroken
+            }
             (Some(_), Some(Ended::Deadline(DeadlineKind::Idle))) => Why::IdleTimeout,
             (Some(_), Some(Ended::Deadline(DeadlineKind::Overall))) => Why::UpstreamTimeout,
         };

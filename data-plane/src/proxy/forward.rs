@@ -15,7 +15,7 @@ use super::overrides::Overrides;
 use super::reply::Local;
 use super::selection::{choose, hash_view, observed, select};
 use super::timeouts::{self, milliseconds, say_stream_limit, say_timeout};
-use crate::body::{Body, Deadlines, Ended};
+use crate::body::{Body, Break, Deadlines, Ended};
 use crate::cluster::Cluster;
 use crate::cluster::balancer::Selection;
 use crate::cluster::endpoints::{Endpoint, Health};
@@ -81,11 +81,12 @@ pub(super) async fn forward(
     let answered = tries.run(Request::from_parts(head, body), endpoint).await;
     let mut response = answered.map_err(|mut local| {
         let may_be_nothing = overrides.answers_timeout_with_nothing;
-        if may_be_nothing && local.why == Why::UpstreamTimeout {
+        if may_be_nothing && matches!(local.why, Why::UpstreamTimeout | Why::PerTryTimeout) {
             local.status = Some(StatusCode::NO_CONTENT);
         }
         // The other limits are not the router's in Envoy.
-        let is_router = !matches!(local.why, Why::RequestTimeout | Why::IdleTimeout);
+        let is_router =
+            !matches!(local.why, Why::RequestTimeout | Why::IdleTimeout | Why::StreamTimeout);
         if is_router && plan.found.virtual_host.include_attempt_count_in_response {
             local.attempts = Some(exchange.attempts);
         }
@@ -143,9 +144,9 @@ fn finish(
     (mut response, limits): (Response<Body>, &Limits),
 ) -> Response<Body> {
     let headers = response.headers_mut();
-    if plan.adds_envoy_headers() {
-        let ms = milliseconds(exchange.upstream_wait);
-        headers.insert(SERVICE_TIME, HeaderValue::from(ms));
+    let complete_at = exchange.request.completed_at();
+    if let Some(at) = complete_at.filter(|_| plan.adds_envoy_headers()) {
+        headers.insert(SERVICE_TIME, HeaderValue::from(milliseconds(at.elapsed())));
     }
     if plan.found.virtual_host.include_attempt_count_in_response {
         headers.insert(ATTEMPT_COUNT, HeaderValue::from(exchange.attempts));
@@ -355,7 +356,7 @@ impl Tries<'_, '_> {
                     miss
                 }
                 None => Miss {
-                    why: Why::UpstreamTimeout,
+                    why: Why::PerTryTimeout,
                     failure: Failure::Reset,
                     unsent: None,
                     is_unprocessed: false,
@@ -460,7 +461,12 @@ impl Tries<'_, '_> {
     fn request_failed(&self) -> Local {
         match self.exchange.request.ended() {
             Some(Ended::Deadline(_)) => Local::new(Why::RequestTimeout),
-            Some(Ended::Sender | Ended::Complete) | None => Local::new(Why::BadRequest),
+            Some(Ended::Sender(Break::Closed | Break::Reset | Break::Truncated)) => {
+                Local::with_status(Why::ClientClosed, StatusCode::BAD_REQUEST)
+            }
+            Some(Ended::Sender(Break::Malformed) | Ended::Complete) | None => {
+                Local::new(Why::BadRequest)
+            }
         }
     }
 
@@ -477,13 +483,11 @@ pub(super) fn expired(exchange: &Exchange, expired: Expired) -> Local {
         StatusCode::REQUEST_TIMEOUT
     };
     match expired {
-        Expired::Response | Expired::PerTry => Local::new(Why::UpstreamTimeout),
+        Expired::Response => Local::new(Why::UpstreamTimeout),
+        Expired::PerTry => Local::new(Why::PerTryTimeout),
         Expired::Idle => Local::with_status(Why::IdleTimeout, status),
         Expired::Request => Local::new(Why::RequestTimeout),
-        Expired::Stream => Local {
-            body: Some("downstream duration timeout"),
-            ..Local::with_status(Why::RequestTimeout, status)
-        },
+        Expired::Stream => Local::with_status(Why::StreamTimeout, status),
     }
 }
 

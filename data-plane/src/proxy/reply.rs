@@ -84,8 +84,12 @@ pub(super) fn shape(
     if head.headers.contains_key(GRPC_STATUS) {
         return Response::from_parts(head, body);
     }
-    let by_reason = why.facts().status.is_some() && status == before;
-    let code = if by_reason { why.facts().grpc_status } else { grpc_status(status) };
+    let facts = why.facts();
+    let is_as_meant = status == before && facts.status.is_none_or(|meant| meant == status);
+    let code = match facts.grpc_status {
+        code if is_as_meant && !code.is_empty() => code,
+        _ => grpc_status(status),
+    };
     head.status = StatusCode::OK;
     head.headers.remove(CONTENT_LENGTH);
     head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -177,7 +181,13 @@ mod tests {
             let text = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
             format!("{} {}", text("grpc-status"), text("grpc-message"))
         };
-        assert_eq!(shaped(Why::UpstreamTimeout, &|_| {}), "4 upstream request timeout");
+        assert_eq!(shaped(Why::UpstreamTimeout, &|_| {}), "14 upstream request timeout");
+        let late = Local::with_status(Why::StreamTimeout, StatusCode::GATEWAY_TIMEOUT).respond();
+        let late = shape(late, Why::StreamTimeout, true, |_| {});
+        assert_eq!(late.headers()[GRPC_STATUS], "4");
+        let idle = Local::with_status(Why::IdleTimeout, StatusCode::GATEWAY_TIMEOUT).respond();
+        let idle = shape(idle, Why::IdleTimeout, true, |_| {});
+        assert_eq!(idle.headers()[GRPC_STATUS], "14");
         let mapped = |draft: &mut Draft<'_>| {
             draft.status = StatusCode::UNAUTHORIZED;
             draft.body = "who?".into();

@@ -160,7 +160,7 @@ fn route_bytes(
     page.declare(&metrics::LOCAL_REPLIES);
     for (names, stats) in routes {
         for why in Why::ALL {
-            let count = stats.local_replies[why.index()].value();
+            let count = stats.local_replies.0[why.index()].value();
             if count > 0 {
                 let names = labels(names);
                 let mut names: Vec<_> =

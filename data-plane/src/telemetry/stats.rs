@@ -164,13 +164,23 @@ pub struct RouteStats {
     pub request_body_bytes: Counter,
     /// Bytes of response bodies.
     pub response_body_bytes: Counter,
-    pub(super) local_replies: [Counter; Why::ALL.len()],
+    pub(super) local_replies: ByReason,
+}
+
+/// A counter for each reason.
+#[derive(Debug)]
+pub(super) struct ByReason(pub(super) [Counter; Why::ALL.len()]);
+
+impl Default for ByReason {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 impl RouteStats {
     /// Counts a reply that the gateway made itself.
     pub fn local_reply(&self, why: Why) {
-        self.local_replies[why.index()].increment();
+        self.local_replies.0[why.index()].increment();
     }
 }
 

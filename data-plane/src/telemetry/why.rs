@@ -9,7 +9,8 @@ pub struct Facts {
     pub name: &'static str,
     /// The status of the reply; none where there is nobody to reply to, or where it varies.
     pub status: Option<StatusCode>,
-    /// The gRPC status of the reply: by meaning, where the HTTP status alone would mislead.
+    /// The gRPC status of the reply while its HTTP status is `status`; empty: what its HTTP status
+    /// stands for.
     pub grpc_status: &'static str,
     /// Envoy's response flag.
     pub flag: &'static str,
@@ -68,7 +69,7 @@ reasons! {
     /// No virtual host or no route matched.
     NoRoute: "no_route", Some(StatusCode::NOT_FOUND), "12", "NR", "route_not_found", "";
     /// The route answers by itself: a redirect or a fixed response.
-    DirectResponse: "direct_response", None, "2", "", "direct_response", "";
+    DirectResponse: "direct_response", None, "", "", "direct_response", "";
     /// The route's cluster does not exist.
     NoCluster: "no_cluster", UNAVAILABLE, "14", "NC", "cluster_not_found", "";
     /// No endpoint of the cluster may be used.
@@ -100,23 +101,42 @@ reasons! {
     UpstreamProtocolError: "upstream_protocol_error", Some(StatusCode::BAD_GATEWAY), "14", "UPE",
         "upstream_reset_before_response_started{protocol_error}", disconnect!("protocol error");
     /// No complete answer within the route's timeout.
-    UpstreamTimeout: "upstream_timeout", Some(StatusCode::GATEWAY_TIMEOUT), "4", "UT",
+    UpstreamTimeout: "upstream_timeout", Some(StatusCode::GATEWAY_TIMEOUT), "14", "UT",
         "response_timeout", "upstream request timeout";
+    /// No complete answer to the last try within its own timeout.
+    PerTryTimeout: "per_try_timeout", Some(StatusCode::GATEWAY_TIMEOUT), "14", "UT",
+        "upstream_per_try_timeout", "upstream request timeout";
     /// The retries of the policy are used up.
-    RetriesExhausted: "retries_exhausted", None, "14", "URX", "via_upstream", "";
+    RetriesExhausted: "retries_exhausted", None, "", "URX", "via_upstream", "";
     /// The request did not arrive in time.
-    RequestTimeout: "request_timeout", TIMEOUT, "4", "DT", "request_overall_timeout",
+    RequestTimeout: "request_timeout", TIMEOUT, "2", "DT", "request_overall_timeout",
         "request timeout";
     /// Nothing moved for too long.
-    IdleTimeout: "idle_timeout", TIMEOUT, "4", "SI", "stream_idle_timeout", "stream timeout";
+    IdleTimeout: "idle_timeout", TIMEOUT, "", "SI", "stream_idle_timeout", "stream timeout";
+    /// Request and response together took longer than a stream may, or than the client's
+    /// `grpc-timeout`.
+    StreamTimeout: "stream_timeout", None, "4", "", "max_duration_timeout",
+        "downstream duration timeout";
+    /// The endpoint reset the stream of an answer that had begun.
+    ResponseReset: "response_reset", None, "", "UR",
+        "upstream_reset_after_response_started{remote_reset}", "";
+    /// The endpoint closed the connection under an answer that had begun.
+    ResponseClosed: "response_closed", None, "", "UC",
+        "upstream_reset_after_response_started{connection_termination}", "";
+    /// The answer that had begun broke off in the middle, or broke the protocol.
+    ResponseBroken: "response_broken", None, "", "UPE",
+        "upstream_reset_after_response_started{protocol_error}", "";
     /// The client went away.
-    ClientClosed: "client_closed", None, "2", "DC", "downstream_remote_disconnect", "";
+    ClientClosed: "client_closed", None, "", "DC", "downstream_remote_disconnect", "";
     /// The request breaks the protocol, or its path cannot be trusted.
     BadRequest: "bad_request", BAD_REQUEST, "13", "DPE", "http1.codec_error", "Bad Request";
     /// The address of the client is not where the listener looks for it.
-    ClientUnknown: "client_unknown", None, "2", "", "rejecting_because_detection_failed", "";
+    ClientUnknown: "client_unknown", None, "", "", "rejecting_because_detection_failed", "";
+    /// The request is HTTP/1.0, which the listener does not accept.
+    LowVersion: "low_version", Some(StatusCode::UPGRADE_REQUIRED), "2", "DPE", "low_version",
+        "Upgrade Required";
     /// The client asks for an upgrade that is not allowed here.
-    UpgradeRefused: "upgrade_refused", Some(StatusCode::FORBIDDEN), "13", "", "upgrade_failed", "";
+    UpgradeRefused: "upgrade_refused", FORBIDDEN, "7", "", "upgrade_failed", "";
     /// The head of the request is larger than allowed.
     HeadersTooLarge: "headers_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), "8",
         "", "request_headers_too_large", "Request Header Fields Too Large";
@@ -125,21 +145,21 @@ reasons! {
     /// The `csrf` filter finds that the request comes from a page of another origin.
     CsrfDenied: "csrf_denied", FORBIDDEN, "7", "", "csrf_origin_mismatch", "Invalid origin";
     /// The `fault` filter breaks the request off, as it is told to.
-    FaultAbort: "fault_abort", None, "2", "FI", "fault_filter_abort", "fault filter abort";
+    FaultAbort: "fault_abort", None, "", "FI", "fault_filter_abort", "fault filter abort";
     /// The body of the request is larger than a filter takes.
     PayloadTooLarge: "payload_too_large", Some(StatusCode::PAYLOAD_TOO_LARGE), "2", "",
         "request_payload_too_large", "Payload Too Large";
     /// The `health_check` filter answers.
-    HealthCheck: "health_check", None, "2", "", "health_check_ok", "";
+    HealthCheck: "health_check", None, "", "", "health_check_ok", "";
     /// The `local_ratelimit` filter finds no token left.
     RateLimited: "rate_limited", Some(StatusCode::TOO_MANY_REQUESTS), "14", "RL",
         "local_rate_limited", "local_rate_limited";
     /// No policy of the `rbac` filter allows the request, or one denies it.
     RbacDenied: "rbac_denied", FORBIDDEN, "7", "", "rbac_access_denied", "RBAC: access denied";
     /// The service that the `ext_authz` filter asks says no.
-    AuthorizationDenied: "authorization_denied", None, "7", "UAEX", "ext_authz_denied", "";
+    AuthorizationDenied: "authorization_denied", None, "", "UAEX", "ext_authz_denied", "";
     /// The service that the `ext_authz` filter asks says nothing that helps.
-    AuthorizationFailed: "authorization_failed", None, "7", "UAEX", "ext_authz_error", "";
+    AuthorizationFailed: "authorization_failed", None, "", "UAEX", "ext_authz_error", "";
     /// The endpoint that a session is bound to is not there.
     SessionLost: "session_lost", UNAVAILABLE, "14", "UH", "no_healthy_upstream",
         "no healthy upstream";

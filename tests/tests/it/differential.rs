@@ -6,6 +6,7 @@ mod certificates;
 mod edge;
 mod filters;
 mod replies;
+mod streams;
 mod upstream;
 
 use std::collections::BTreeMap;

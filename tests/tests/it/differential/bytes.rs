@@ -44,7 +44,27 @@ where
         .await;
         seen.push(tell(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap());
     }
-    assert_eq!(seen[0], seen[1], "{name}: Envoy first, then ours");
+    let mut differences = Vec::new();
+    compare(&seen[0], &seen[1], "", &mut differences);
+    assert!(differences.is_empty(), "{name}:\n{}", differences.join("\n"));
+}
+
+/// Says where two values differ.
+fn compare(envoy: &Value, ours: &Value, path: &str, differences: &mut Vec<String>) {
+    match (envoy, ours) {
+        (Value::Object(one), Value::Object(other)) if one.keys().eq(other.keys()) => {
+            for (key, value) in one {
+                compare(value, &other[key], &format!("{path}.{key}"), differences);
+            }
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            for (index, (one, other)) in one.iter().zip(other).enumerate() {
+                compare(one, other, &format!("{path}[{index}]"), differences);
+            }
+        }
+        _ if envoy == ours => {}
+        _ => differences.push(format!("{path}\n   envoy {envoy}\n   ours  {ours}")),
+    }
 }
 
 fn tcp_chain(cluster: &str, matches: Value) -> Value {

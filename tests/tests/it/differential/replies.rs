@@ -87,8 +87,7 @@ fn local_replies() -> Vec<Case> {
     let asks = || {
         let paths = ["/none", "/forbidden", "/moved", "/slow/500", "/else", "/status/404"];
         let mut asks: Vec<Ask> = paths.map(get).to_vec();
-        // A timeout is told to gRPC clients by meaning, as DEADLINE_EXCEEDED; Envoy says UNAVAILABLE.
-        asks.extend(paths.into_iter().filter(|path| *path != "/slow/500").map(grpc));
+        asks.extend(paths.map(grpc));
         asks.push(get("/else").header("x-who", "me"));
         asks.push(get("/else").method(Method::HEAD));
         asks
@@ -193,7 +192,34 @@ fn deadlines() -> Vec<Case> {
         }
         json!({"match": {"prefix": prefix}, "route": route})
     };
-    vec![case(
+    let asked = |path| [get(path), grpc(path), grpc(path).header("grpc-timeout", "100m")];
+    let late = case(
+        "what is too late is told by the limit that it missed",
+        json!([
+            route("/response/", json!({"timeout": "0.1s"})),
+            route("/old/", json!({"max_grpc_timeout": "0s"})),
+            route("/new/", json!({"max_stream_duration": {"grpc_timeout_header_max": "0s"}})),
+            route("/idle/", json!({"idle_timeout": "0.1s"})),
+            route("/stream/", json!({"max_stream_duration": {"max_stream_duration": "0.1s"}})),
+            route(
+                "/try/",
+                json!({"retry_policy": {"retry_on": "5xx", "num_retries": 1, "per_try_timeout": "0.1s"}})
+            ),
+        ]),
+        json!({}),
+        [
+            "/response/slow/500",
+            "/old/slow/500",
+            "/new/slow/500",
+            "/idle/slow/500",
+            "/stream/slow/500",
+            "/try/slow/500",
+        ]
+        .into_iter()
+        .flat_map(asked)
+        .collect(),
+    );
+    let told = case(
         "grpc-timeout and the longest stream",
         json!([
             route("/old/", json!({"max_grpc_timeout": "3s"})),
@@ -237,5 +263,6 @@ fn deadlines() -> Vec<Case> {
             ]
         })
         .collect(),
-    )]
+    );
+    vec![late, told]
 }

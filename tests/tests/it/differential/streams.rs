@@ -1,0 +1,210 @@
+//! What passes on a connection beside a plain answer: bytes in, and bytes and log lines out, by a real Envoy and by our proxy.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gateway_tests::gateway::{LIMIT, folder};
+use gateway_tests::wire::{Script, Then, Upstream, talk};
+use gateway_tests::{documents, wait};
+use serde_json::{Value, json};
+
+use super::bytes::both;
+
+/// How long a side that says nothing is listened to.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// A listener with a log at `folder/PORT`, and one cluster `a`.
+fn resources(
+    port: u16,
+    upstream: SocketAddr,
+    folder: &Path,
+    (manager, routes): (&Value, &Value),
+) -> Vec<Value> {
+    let mut listener = documents::raw_listener("l", port, "r", &[]);
+    let own = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    for (key, value) in manager.as_object().into_iter().flatten() {
+        own[key] = value.clone();
+    }
+    own["access_log"] = json!([{"name": "file", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        "path": folder.join(port.to_string()).to_str().unwrap(),
+        "log_format": {"text_format_source": {"inline_string":
+            "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %BYTES_RECEIVED% %BYTES_SENT%\n"}}}}]);
+    let mut all = vec![listener, documents::raw_routes("r", routes)];
+    all.extend(documents::raw_cluster("a", upstream));
+    all
+}
+
+/// The lines of a log, once there are so many; in order, since they are written when a request is over.
+async fn lines(folder: &Path, address: SocketAddr, count: usize) -> Vec<String> {
+    wait::until("lines of the access log", LIMIT, || async {
+        let text = fs::read_to_string(folder.join(address.port().to_string()))?;
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        ensure!(lines.len() >= count, "{lines:#?}");
+        lines.sort();
+        Ok(lines)
+    })
+    .await
+}
+
+/// Says each of `asks` on a connection of its own: what came back, what upstream heard, what was logged.
+async fn told(
+    address: SocketAddr,
+    upstream: &Upstream,
+    folder: &Path,
+    asks: &[(&'static str, Vec<&'static str>)],
+) -> Result<Value> {
+    let mut all = BTreeMap::new();
+    for (name, parts) in asks {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+        upstream.take_seen();
+        let heard = talk(address, &parts, PATIENCE).await?;
+        all.insert(*name, json!({"client": heard.messages(), "upstream": upstream.take_seen()}));
+    }
+    let lines = lines(folder, address, asks.len()).await;
+    Ok(json!({"all": all, "log": lines}))
+}
+
+fn get(path: &str) -> &'static str {
+    format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n\r\n").leak()
+}
+
+fn to_a() -> Value {
+    json!([
+        {"match": {"prefix": "/direct"}, "direct_response": {"status": 200, "body": {"inline_string": "direct"}}},
+        {"match": {"prefix": "/late"}, "route": {"cluster": "a", "timeout": "0.3s"}},
+        {"match": {"prefix": "/idle"}, "route": {"cluster": "a", "idle_timeout": "0.3s"}},
+        {"match": {"prefix": "/"}, "route": {"cluster": "a"}},
+    ])
+}
+
+async fn same(
+    name: &str,
+    upstream: Upstream,
+    manager: Value,
+    asks: &[(&'static str, Vec<&'static str>)],
+) {
+    let folder = folder();
+    let (upstream, folder) = (&upstream, folder.path());
+    let routes = to_a();
+    both(
+        name,
+        |port, _| resources(port, upstream.address, folder, (&manager, &routes)),
+        |address| told(address, upstream, folder, asks),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_break_off_are_cut_and_logged() {
+    const LENGTH: &str = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+    const CHUNKS: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let upstream = Upstream::start([
+        ("/short", Script::answer(LENGTH, Then::Close)),
+        ("/short-reset", Script::answer(LENGTH, Then::Reset)),
+        ("/chunks", Script::answer(CHUNKS, Then::Close)),
+        ("/late", Script::answer(LENGTH, Then::Stall)),
+        ("/idle", Script::answer(LENGTH, Then::Stall)),
+        ("/to-the-end", Script::answer("HTTP/1.1 200 OK\r\n\r\nall", Then::Close)),
+    ])
+    .await;
+    let asks: Vec<_> = ["/short", "/short-reset", "/chunks", "/late", "/idle", "/to-the-end"]
+        .into_iter()
+        .map(|path| (path, vec![get(path)]))
+        .collect();
+    same("answers_that_break_off_are_cut_and_logged", upstream, json!({}), &asks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_before_the_end_of_a_request_end_its_connection() {
+    let upstream = Upstream::start([
+        (
+            "/early",
+            Script::early("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly", Then::Stall),
+        ),
+        (
+            "/refused",
+            Script::early(
+                "HTTP/1.1 413 Payload Too Large\r\ncontent-length: 0\r\n\r\n",
+                Then::Stall,
+            ),
+        ),
+    ])
+    .await;
+    let length = "POST /early HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc";
+    let chunks = "POST /early HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
+    let asks = [
+        ("length", vec![length]),
+        ("chunks", vec![chunks]),
+        ("refused", vec!["POST /refused HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"]),
+        (
+            "direct",
+            vec!["POST /direct HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"],
+        ),
+        (
+            "idle",
+            vec!["POST /idle HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"],
+        ),
+        ("whole", vec!["POST /x HTTP/1.1\r\nhost: a.test\r\ncontent-length: 3\r\n\r\nabc"]),
+    ];
+    let name = "answers_before_the_end_of_a_request_end_its_connection";
+    same(name, upstream, json!({}), &asks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interim_answers_stop_here_and_an_expectation_is_met() {
+    let interim = |before: &'static str| Script {
+        before,
+        ..Script::answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Then::Next)
+    };
+    let upstream = Upstream::start([
+        ("/100", interim("HTTP/1.1 100 Continue\r\n\r\n")),
+        ("/102", interim("HTTP/1.1 102 Processing\r\n\r\n")),
+        ("/103", interim("HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n")),
+        ("/many", interim("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")),
+    ])
+    .await;
+    let expecting = |path: &str| -> &'static str {
+        format!("POST {path} HTTP/1.1\r\nhost: a.test\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n")
+            .leak()
+    };
+    let asks = [
+        ("plain 100", vec![get("/100")]),
+        ("plain 102", vec![get("/102")]),
+        ("plain 103", vec![get("/103")]),
+        ("plain many", vec![get("/many")]),
+        ("expected", vec![expecting("/x"), "abc"]),
+        ("expected, and 100 from upstream", vec![expecting("/100"), "abc"]),
+        ("expected, and 103 from upstream", vec![expecting("/103"), "abc"]),
+    ];
+    let name = "interim_answers_stop_here_and_an_expectation_is_met";
+    same(name, upstream, json!({}), &asks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_without_a_body_have_none() {
+    let upstream = Upstream::start([
+        ("/204", Script::answer("HTTP/1.1 204 No Content\r\nx: y\r\n\r\n", Then::Next)),
+        ("/304", Script::answer("HTTP/1.1 304 Not Modified\r\netag: \"x\"\r\n\r\n", Then::Next)),
+        ("/205", Script::answer("HTTP/1.1 205 Reset Content\r\ncontent-length: 0\r\n\r\n", Then::Next)),
+        ("/head", Script::answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Then::Next)),
+        ("/zero", Script::answer("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Then::Next)),
+    ])
+    .await;
+    let head = |path: &str| -> &'static str {
+        format!("HEAD {path} HTTP/1.1\r\nhost: a.test\r\n\r\n").leak()
+    };
+    let mut asks: Vec<_> = ["/204", "/304", "/205", "/zero", "/direct", "/none"]
+        .into_iter()
+        .map(|path| (path, vec![get(path)]))
+        .collect();
+    asks.push(("HEAD", vec![head("/head")]));
+    asks.push(("HEAD 204", vec![head("/204")]));
+    asks.push(("HEAD 304", vec![head("/304")]));
+    asks.push(("HEAD direct", vec![head("/direct")]));
+    same("answers_without_a_body_have_none", upstream, json!({}), &asks).await;
+}
