@@ -498,10 +498,7 @@ mod tests {
         };
         let http11 = Version::HTTP_11;
         assert_eq!(refused("GET /", http11, &[("a_b", "1")]), Refused::Why(Why::BadRequest));
-        assert_eq!(
-            refused("GET /", Version::HTTP_10, &[]),
-            Refused::Why(Why::LowVersion)
-        );
+        assert_eq!(refused("GET /", Version::HTTP_10, &[]), Refused::Why(Why::LowVersion));
         assert_eq!(
             refused("GET /", http11, &[("expect", "200-ok")]),
             Refused::Status(StatusCode::EXPECTATION_FAILED)

@@ -109,7 +109,8 @@ async fn follow(
         if stream.write_all(script.before.as_bytes()).await.is_err() {
             return;
         }
-        let body = if script.reads_body { body(&mut stream, &mut ahead, &head).await } else { None };
+        let body =
+            if script.reads_body { body(&mut stream, &mut ahead, &head).await } else { None };
         let body = body.map(|body| String::from_utf8_lossy(&body).into_owned());
         seen.lock().unwrap().push(json!([parse_head(&head), body]));
         if stream.write_all(script.answer.as_bytes()).await.is_err() {

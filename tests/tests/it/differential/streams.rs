@@ -122,10 +122,7 @@ async fn answers_that_break_off_are_cut_and_logged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_before_the_end_of_a_request_end_its_connection() {
     let upstream = Upstream::start([
-        (
-            "/early",
-            Script::early("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly", Then::Stall),
-        ),
+        ("/early", Script::early("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly", Then::Stall)),
         (
             "/refused",
             Script::early(
@@ -136,19 +133,17 @@ async fn answers_before_the_end_of_a_request_end_its_connection() {
     ])
     .await;
     let length = "POST /early HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc";
-    let chunks = "POST /early HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
+    let chunks =
+        "POST /early HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
     let asks = [
         ("length", vec![length]),
         ("chunks", vec![chunks]),
-        ("refused", vec!["POST /refused HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"]),
         (
-            "direct",
-            vec!["POST /direct HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"],
+            "refused",
+            vec!["POST /refused HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"],
         ),
-        (
-            "idle",
-            vec!["POST /idle HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"],
-        ),
+        ("direct", vec!["POST /direct HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"]),
+        ("idle", vec!["POST /idle HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nabc"]),
         ("whole", vec!["POST /x HTTP/1.1\r\nhost: a.test\r\ncontent-length: 3\r\n\r\nabc"]),
     ];
     let name = "answers_before_the_end_of_a_request_end_its_connection";
@@ -190,7 +185,10 @@ async fn answers_without_a_body_have_none() {
     let upstream = Upstream::start([
         ("/204", Script::answer("HTTP/1.1 204 No Content\r\nx: y\r\n\r\n", Then::Next)),
         ("/304", Script::answer("HTTP/1.1 304 Not Modified\r\netag: \"x\"\r\n\r\n", Then::Next)),
-        ("/205", Script::answer("HTTP/1.1 205 Reset Content\r\ncontent-length: 0\r\n\r\n", Then::Next)),
+        (
+            "/205",
+            Script::answer("HTTP/1.1 205 Reset Content\r\ncontent-length: 0\r\n\r\n", Then::Next),
+        ),
         ("/head", Script::answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Then::Next)),
         ("/zero", Script::answer("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Then::Next)),
     ])
