@@ -12,6 +12,10 @@ pub mod backend;
 pub mod gateway;
 pub mod gatewayclass;
 pub mod httproute;
+pub mod grpcroute;
+pub mod rule;
+pub mod filter;
+pub mod route;
 pub mod namespace;
 pub mod referencegrant;
 pub mod secret;
@@ -24,6 +28,7 @@ pub mod duration;
 use backend::Backend;
 use gateway::Gateway;
 use gatewayclass::GatewayClass;
+use grpcroute::GrpcRoute;
 use httproute::HttpRoute;
 use kind::Kind;
 use meta::Place;
@@ -39,7 +44,9 @@ pub struct Model {
     /// Gateway.
     pub gateways: BTreeMap<Place, Gateway>,
     /// HTTPRoute.
-    pub routes: BTreeMap<Place, HttpRoute>,
+    pub http_routes: BTreeMap<Place, HttpRoute>,
+    /// GRPCRoute.
+    pub grpc_routes: BTreeMap<Place, GrpcRoute>,
     /// Backend.
     pub backends: BTreeMap<Place, Backend>,
     /// Secret.
@@ -70,7 +77,8 @@ impl Model {
         let read = match kind.kind {
             "GatewayClass" => put(&mut self.classes, place, document),
             "Gateway" => put(&mut self.gateways, place, document),
-            "HTTPRoute" => put(&mut self.routes, place, document),
+            "HTTPRoute" => put(&mut self.http_routes, place, document),
+            "GRPCRoute" => put(&mut self.grpc_routes, place, document),
             "Backend" => put(&mut self.backends, place, document),
             "Secret" => put(&mut self.secrets, place, document),
             "ReferenceGrant" => put(&mut self.grants, place, document),

@@ -10,14 +10,20 @@ use crate::model::Model;
 mod ports;
 mod output;
 mod statuses;
+mod attachment;
 mod tables;
 mod actions;
-mod attachment;
-mod rules;
+mod retry;
 mod gateways;
+mod plan;
+mod rules;
+mod session;
+mod cors;
 mod references;
 mod listener;
+mod http_filters;
 mod cluster;
+mod backends;
 mod filters;
 mod matches;
 mod hostname;
@@ -25,9 +31,8 @@ mod problem;
 pub mod draft;
 mod envoy;
 
-use draft::{DraftBody, ObjectRef, Owners, StatusDraft};
+use draft::{Owners, StatusDraft};
 use output::Output;
-use references::Referrer;
 use tables::Plans;
 
 pub use attachment::PROGRAMMED;
@@ -49,26 +54,12 @@ pub struct Translation {
 pub fn translate(model: &Model) -> Translation {
     let mut findings = model.unreadable.clone();
     let mut gateways = gateways::plan(model, &mut findings);
-    let plans: Plans<'_> = model
-        .routes
-        .iter()
-        .map(|(place, route)| {
-            let referrer = Referrer { model, kind: "HTTPRoute", namespace: &place.namespace };
-            (place.clone(), rules::plan(route, referrer))
-        })
-        .collect();
-    let mut routes = Vec::new();
-    for (place, plan) in &plans {
-        let parents = attachment::attach(model, plan, &mut gateways, &mut findings);
-        routes.push(StatusDraft {
-            object: ObjectRef::new("HTTPRoute", place.clone()),
-            generation: plan.route.metadata.generation,
-            body: DraftBody::Route(parents),
-        });
-    }
+    let plans: Plans<'_> = plan::all(model).into_iter().map(|plan| (plan.object(), plan)).collect();
+    let mut routes = attachment::attach_all(model, &plans, &mut gateways, &mut findings);
+    routes.sort_by(|a, b| a.object.cmp(&b.object));
     let mut output = Output::default();
     ports::emit(model, &gateways.ours, &plans, &mut output, &mut findings);
-    output.add_backends(model);
+    output.add_clusters(model);
     let (fleets, owners, failures) = output.finish();
     findings.extend(failures);
     sort(&mut findings);

@@ -229,6 +229,8 @@ fn form(format: Format) -> String {
         Format::ControllerName => "a domain and a path".into(),
         Format::Protocol => "a word, or a domain and a word".into(),
         Format::HeaderName => "the name of a header or query parameter".into(),
+        Format::Token(max) => format!("1 to {max} letters, digits and marks"),
+        Format::Origin => "`*`, or an origin such as `https://*.shop.example:8443`".into(),
         Format::HeaderValue(max) => format!("printable text of 1 to {max} bytes"),
         Format::HeaderPath(max) => format!("a path of up to {max} bytes"),
         Format::Duration => "a duration: `500ms`, `30s`, `1m30s`".into(),

@@ -13,14 +13,24 @@ const EVERY: Duration = Duration::from_millis(10);
 pub async fn until<T, E: Debug, F: Future<Output = Result<T, E>>>(
     what: &str,
     limit: Duration,
-    mut check: impl FnMut() -> F,
+    check: impl FnMut() -> F,
 ) -> T {
+    match until_or(limit, check).await {
+        Ok(value) => value,
+        Err(error) => panic!("waited {limit:?} for {what}: {error:?}"),
+    }
+}
+
+/// As [`until`]; gives the last `Err` after `limit`.
+pub async fn until_or<T, E, F: Future<Output = Result<T, E>>>(
+    limit: Duration,
+    mut check: impl FnMut() -> F,
+) -> Result<T, E> {
     let end = Instant::now() + limit;
     loop {
         match check().await {
-            Ok(value) => return value,
-            Err(error) if Instant::now() >= end => panic!("waited {limit:?} for {what}: {error:?}"),
-            Err(_) => sleep(EVERY).await,
+            Err(_) if Instant::now() < end => sleep(EVERY).await,
+            done => return done,
         }
     }
 }

@@ -79,13 +79,17 @@ codes! {
     LISTENER_CONFLICT = "WL0038", "listeners conflict",
         "Two listeners of one port cannot be told apart, or speak protocols that cannot share it.",
         "listeners: [{port: 80, protocol: HTTP, …}, {port: 80, protocol: HTTPS, …}]";
+    HOSTNAME_TAKEN = "WL0039", "hostname taken by a route of another kind",
+        "An HTTPRoute and a GRPCRoute cannot answer for one hostname on one listener. The older \
+         keeps it.",
+        "kind: GRPCRoute, spec: {hostnames: [api.example]}   # an HTTPRoute has it";
     OUT_OF_RANGE = "WL0040", "value out of range",
         "The value is outside what the field takes.",
         "weight: 2000000";
     NOT_SUPPORTED = "WL0041", "not supported",
         "The field or value is known and Weighlock does not implement it. It is refused by name \
          rather than ignored.",
-        "filters: [{type: RequestMirror, …}]";
+        "filters: [{type: ExternalAuth, …}]";
     CONTRADICTION = "WL0042", "fields that contradict each other",
         "Each field is right by itself; together they make no sense.",
         "filters: [{type: RequestRedirect, …}]   # beside backendRefs";

@@ -1,18 +1,13 @@
 //! HTTPRoute: which requests go where, and what is done to them on the way.
 
-use std::time::Duration;
+use serde::Deserialize;
 
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
-
-use crate::model::duration;
 use crate::model::kind::{Column, Kind, no_extra};
-use crate::model::meta::{Metadata, condition, document, joined};
+use crate::model::meta::{Metadata, document, joined};
+use crate::model::route::{Parent, accepted_text, backends_text};
+use crate::model::rule::{Rule, ValueMatch};
 
-pub mod filter;
 mod schema;
-
-use filter::HttpFilter;
 
 /// A route.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -34,87 +29,9 @@ pub struct HttpRouteSpec {
     #[serde(default)]
     pub hostnames: Vec<String>,
     /// Its rules.
-    pub rules: Vec<HttpRule>,
+    pub rules: Vec<Rule<HttpMatch>>,
     /// Whether it attaches to default gateways.
     pub use_default_gateways: Option<String>,
-}
-
-/// A parent reference, read and as it was written: status must repeat it word for word.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Parent {
-    /// As it was written.
-    pub written: Value,
-    /// What it says.
-    pub parent: ParentRef,
-}
-
-/// What a route attaches to.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ParentRef {
-    /// The API group of the parent.
-    pub group: String,
-    /// Its kind.
-    pub kind: String,
-    /// Its namespace; none is the route's.
-    pub namespace: Option<String>,
-    /// Its name.
-    pub name: String,
-    /// The listener; none is all.
-    pub section_name: Option<String>,
-    /// The listener's port; none is any.
-    pub port: Option<u16>,
-}
-
-impl<'de> Deserialize<'de> for Parent {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let written = Value::deserialize(deserializer)?;
-        let parent = ParentRef::deserialize(&written).map_err(serde::de::Error::custom)?;
-        Ok(Self { written, parent })
-    }
-}
-
-/// One rule: requests that match any of `matches` are filtered and sent to `backend_refs`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HttpRule {
-    /// Its name within the route.
-    pub name: Option<String>,
-    /// The requests it is for.
-    #[serde(default)]
-    pub matches: Vec<HttpMatch>,
-    /// What is done to them.
-    #[serde(default)]
-    pub filters: Vec<HttpFilter>,
-    /// Where they go.
-    #[serde(default)]
-    pub backend_refs: Vec<HttpBackendRef>,
-    /// How long they may take.
-    pub timeouts: Option<Timeouts>,
-    /// When they are sent again.
-    pub retry: Option<Value>,
-    /// What keeps a client at its backend.
-    pub session_persistence: Option<Value>,
-}
-
-/// How long a request may take; zero is for ever.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Timeouts {
-    /// All of it.
-    #[serde(default, deserialize_with = "optional_duration")]
-    pub request: Option<Duration>,
-    /// One try of it.
-    #[serde(default, deserialize_with = "optional_duration")]
-    pub backend_request: Option<Duration>,
-}
-
-fn optional_duration<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    text.map(|text| duration::parse(&text).ok_or_else(|| serde::de::Error::custom("no duration")))
-        .transpose()
 }
 
 /// What a request must be; all that is given must hold.
@@ -157,49 +74,6 @@ pub enum PathMatch {
     RegularExpression(String),
 }
 
-/// What a header or query parameter must be.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ValueMatch {
-    /// How the value is compared.
-    #[serde(rename = "type")]
-    pub match_type: ValueMatchType,
-    /// The name.
-    pub name: String,
-    /// The value or expression.
-    pub value: String,
-}
-
-/// How a value is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum ValueMatchType {
-    /// They are equal.
-    Exact,
-    /// All of it matches the expression.
-    RegularExpression,
-}
-
-/// Where a share of the requests goes.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpBackendRef {
-    /// The API group of the backend.
-    pub group: String,
-    /// Its kind.
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-    /// Its namespace; none is the route's.
-    pub namespace: Option<String>,
-    /// Its port.
-    pub port: Option<u16>,
-    /// Its share beside the others.
-    pub weight: u32,
-    /// What is done to its share.
-    #[serde(default)]
-    pub filters: Vec<HttpFilter>,
-}
-
 /// The kind.
 pub static KIND: Kind = Kind {
     group: "gateway.networking.k8s.io",
@@ -223,20 +97,3 @@ pub static KIND: Kind = Kind {
     schema: document!(crate::model::schema::required("spec", schema::SPEC)),
     extra: no_extra,
 };
-
-/// `True` when every parent accepted it, else the first that did not.
-fn accepted_text(document: &Value) -> String {
-    let parents = document["status"]["parents"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut states = parents.iter().map(|parent| condition(&parent["conditions"], "Accepted"));
-    let first = states.next().unwrap_or_default();
-    states.find(|state| state != "True").unwrap_or(first)
-}
-
-fn backends_text(document: &Value) -> String {
-    let rules = document["spec"]["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let references = rules.iter().filter_map(|rule| rule["backendRefs"].as_array()).flatten();
-    let one = |reference: &Value| {
-        format!("{}={}", reference["name"].as_str().unwrap_or_default(), reference["weight"])
-    };
-    references.map(one).collect::<Vec<_>>().join(",")
-}

@@ -5,7 +5,9 @@ use serde_json::Value;
 use crate::finding::suggest::did_you_mean;
 use crate::finding::{Finding, Severity, codes};
 use crate::model::schema::{self, Problem, Report, Schema};
-use crate::model::{backend, gateway, gatewayclass, httproute, namespace, referencegrant, secret};
+use crate::model::{
+    backend, gateway, gatewayclass, grpcroute, httproute, namespace, referencegrant, secret,
+};
 
 /// One kind of document.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ pub static KINDS: &[&Kind] = &[
     &backend::KIND,
     &gateway::KIND,
     &httproute::KIND,
+    &grpcroute::KIND,
 ];
 
 /// The kind of this group and kind name, whatever the version.

@@ -29,6 +29,10 @@ pub enum Format {
     Protocol,
     /// The name of a header or of a query parameter.
     HeaderName,
+    /// A name of letters, digits and marks, of one to so many bytes: a cookie's.
+    Token(usize),
+    /// An origin of pages: `*`, or a scheme and a host, whose first label may be `*`, and a port.
+    Origin,
     /// The value of a header: printable, of one to so many bytes.
     HeaderValue(usize),
     /// A path to write into a request: no space, no control characters, of so many bytes at most.
@@ -56,7 +60,7 @@ impl Format {
     fn length(self) -> (usize, usize) {
         match self {
             Self::Free(max) | Self::HeaderPath(max) => (0, max),
-            Self::Filled(max) | Self::HeaderValue(max) => (1, max),
+            Self::Filled(max) | Self::HeaderValue(max) | Self::Token(max) => (1, max),
             Self::Label | Self::KindName => (1, 63),
             Self::Group => (0, 253),
             Self::HeaderName => (1, 256),
@@ -65,6 +69,7 @@ impl Format {
             | Self::Hostname
             | Self::PreciseHostname
             | Self::ControllerName
+            | Self::Origin
             | Self::Address => (1, 253),
             Self::Duration => (0, 40),
         }
@@ -98,6 +103,10 @@ impl Format {
             Self::Protocol => (is_protocol(text), "no name of a protocol"),
             Self::HeaderName => {
                 (is_token(text), "no header name (letters, digits and !#$%&'*+-.^_`|~)")
+            }
+            Self::Token(_) => (is_token(text), "no name (letters, digits and !#$%&'*+-.^_`|~)"),
+            Self::Origin => {
+                (is_origin(text), "no origin (*, or such as https://*.shop.example:8443)")
             }
             Self::HeaderValue(_) => {
                 (is_header_value(text), "no header value (no control characters)")
@@ -158,6 +167,20 @@ fn is_token(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
+fn is_origin(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("http").map(|rest| rest.strip_prefix('s').unwrap_or(rest))
+    else {
+        return text == "*";
+    };
+    let Some(rest) = rest.strip_prefix("://") else { return false };
+    let (host, port) = rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let is_host = host == "*" || host.strip_prefix("*.").unwrap_or(host).split('.').all(label);
+    is_host && port.is_none_or(|port| port.len() <= 5 && port.parse::<u16>().is_ok())
+}
+
 fn is_written_path(text: &str) -> bool {
     text.bytes().all(|byte| byte > 0x20 && byte < 0x7f && byte != b'#' && byte != b'?')
 }
@@ -189,6 +212,12 @@ mod tests {
             (Format::Protocol, "example.com/QUIC", "a_b"),
             (Format::HeaderName, "X-Version", "x version"),
             (Format::HeaderValue(9), "a b\tc", "a\nb"),
+            (Format::Token(9), "a_b", "a=b"),
+            (Format::Origin, "*", "*.a"),
+            (Format::Origin, "https://*.a.example:8443", "https://a.*.example"),
+            (Format::Origin, "http://*", "ftp://a"),
+            (Format::Origin, "http://a-1", "http://a/"),
+            (Format::Origin, "http://a:80", "http://a:99999"),
             (Format::Duration, "1m30s", "90"),
             (Format::Address, "::1", "localhost"),
             (Format::Filled(3), "abc", ""),

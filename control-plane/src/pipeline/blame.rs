@@ -43,7 +43,7 @@ pub fn blame(
         }
         let owners = built.translated.owners.get(&(kind, name.clone())).into_iter().flatten();
         let (main, others): (Vec<_>, Vec<_>) =
-            owners.cloned().partition(|owner| owner.kind == maker(kind));
+            owners.cloned().partition(|owner| makers(kind).contains(&owner.kind));
         let meant = if main.is_empty() { others } else { main };
         blamed.extend(meant.into_iter().map(|object| Blamed { object, rule: None }));
     }
@@ -54,23 +54,25 @@ pub fn blame(
 fn rule(
     built: &Built,
     fleet: &str,
-    (kind, name): (ResourceType, &str),
+    (kind, resource): (ResourceType, &str),
     text: &str,
 ) -> Option<Blamed> {
     if kind != ResourceType::Route {
         return None;
     }
-    let about = text.split(&format!("{name}: ")).nth(1).unwrap_or(text);
+    let about = text.split(&format!("{resource}: ")).nth(1).unwrap_or(text);
     let (virtual_host, rest) = index(about, "virtual_hosts[")?;
     let (route, _) = index(rest.strip_prefix('.')?, "routes[")?;
-    let entry = built.fleets.get(fleet)?.get(kind, name)?;
+    let entry = built.fleets.get(fleet)?.get(kind, resource)?;
     let table: RouteConfiguration = prost::Message::decode(entry.body()).ok()?;
     // `NAMESPACE/NAME/RULE/MATCH`, as translation names them.
     let name = &table.virtual_hosts.get(virtual_host)?.routes.get(route)?.name;
     let mut parts = name.split('/');
     let place = Place::new(parts.next()?, parts.next()?);
-    let object = ObjectRef::new("HTTPRoute", place);
-    Some(Blamed { object, rule: parts.next().map(str::to_owned) })
+    let rule = parts.next().map(str::to_owned);
+    let mut owners = built.translated.owners.get(&(kind, resource.into()))?.iter();
+    let is_it = |owner: &&ObjectRef| owner.place == place && makers(kind).contains(&owner.kind);
+    Some(Blamed { object: owners.find(is_it)?.clone(), rule })
 }
 
 /// The number in brackets after `start`, and what follows them.
@@ -79,13 +81,17 @@ fn index<'a>(text: &'a str, start: &str) -> Option<(usize, &'a str)> {
     Some((number.parse().ok()?, rest))
 }
 
-/// The kind of document that says most of what is in resources of a type.
-fn maker(kind: ResourceType) -> &'static str {
+/// The kinds of documents that say most of what is in resources of a type.
+fn makers(kind: ResourceType) -> &'static [&'static str] {
     match kind {
-        ResourceType::Route | ResourceType::ScopedRoute | ResourceType::VirtualHost => "HTTPRoute",
-        ResourceType::Cluster | ResourceType::Endpoints | ResourceType::LbEndpoint => "Backend",
-        ResourceType::Secret => "Secret",
-        ResourceType::Listener | ResourceType::ExtensionConfig | ResourceType::Runtime => "Gateway",
+        ResourceType::Route | ResourceType::ScopedRoute | ResourceType::VirtualHost => {
+            &["HTTPRoute", "GRPCRoute"]
+        }
+        ResourceType::Cluster | ResourceType::Endpoints | ResourceType::LbEndpoint => &["Backend"],
+        ResourceType::Secret => &["Secret"],
+        ResourceType::Listener | ResourceType::ExtensionConfig | ResourceType::Runtime => {
+            &["Gateway"]
+        }
     }
 }
 

@@ -6,27 +6,46 @@ use crate::finding::suggest::did_you_mean;
 use crate::finding::{Finding, codes};
 use crate::model::Model;
 use crate::model::gateway::RouteNamespaces;
-use crate::model::httproute::ParentRef;
 use crate::model::meta::Place;
-use crate::translate::draft::{Condition, ObjectRef, ParentDraft};
+use crate::model::route::ParentRef;
+use crate::translate::draft::{Condition, DraftBody, ObjectRef, ParentDraft, StatusDraft};
 use crate::translate::gateways::{GatewayPlan, Gateways, ListenerPlan};
 use crate::translate::hostname;
+use crate::translate::plan::{RouteKind, RoutePlan};
 use crate::translate::problem::{Problem, summary};
 use crate::translate::references::GATEWAY_API;
-use crate::translate::rules::RoutePlan;
+use crate::translate::tables::Plans;
+
+/// Attaches all routes, the oldest first: it keeps a hostname that a younger one of another kind
+/// asks for too. Gives what their parents say of them.
+pub(super) fn attach_all(
+    model: &Model,
+    plans: &Plans<'_>,
+    gateways: &mut Gateways<'_>,
+    findings: &mut Vec<Finding>,
+) -> Vec<StatusDraft> {
+    let mut by_age: Vec<&RoutePlan<'_>> = plans.values().collect();
+    by_age.sort_by_key(|plan| plan.metadata.age_order());
+    let drafts = by_age.into_iter().map(|plan| StatusDraft {
+        object: plan.object(),
+        generation: plan.metadata.generation,
+        body: DraftBody::Route(attach(model, plan, gateways, findings)),
+    });
+    drafts.collect()
+}
 
 /// Attaches a route to the listeners of its parents. Gives what each parent says of it.
-pub(super) fn attach(
+fn attach(
     model: &Model,
     plan: &RoutePlan<'_>,
     gateways: &mut Gateways<'_>,
     findings: &mut Vec<Finding>,
 ) -> Vec<ParentDraft> {
-    let object = ObjectRef::new("HTTPRoute", plan.route.metadata.place());
+    let object = plan.object();
     let problems = plan.invalid().into_iter().chain(&plan.dangling);
     findings.extend(problems.map(|problem| problem.finding(&object)));
     let mut drafts = Vec::new();
-    for (index, parent) in plan.route.spec.parent_refs.iter().enumerate() {
+    for (index, parent) in plan.parents.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
         match attach_to(model, plan, &parent.parent, &field, gateways) {
             Outcome::Foreign => {}
@@ -68,7 +87,7 @@ fn attach_to(
         let field = format!("{field}.kind");
         return Outcome::Unknown(Problem::new("", codes::UNKNOWN_REFERENT, field, message));
     }
-    let route = &plan.route.metadata;
+    let route = plan.metadata;
     let place = Place::new(parent.namespace.as_deref().unwrap_or(&route.namespace), &parent.name);
     if gateways.foreign.contains(&place) {
         return Outcome::Foreign;
@@ -88,7 +107,7 @@ fn attach_to(
             let is_served =
                 found.iter().any(|(index, _)| gateway.serves(&gateway.listeners[*index]));
             for (index, hostnames) in found {
-                let attached = gateway.listeners[index].attached.entry(route.place()).or_default();
+                let attached = gateway.listeners[index].attached.entry(plan.object()).or_default();
                 attached.extend(hostnames);
                 attached.sort();
                 attached.dedup();
@@ -130,20 +149,22 @@ fn candidates(
         return Err(no_listener(parent, field, gateway));
     }
     let allows = |listener: &ListenerPlan<'_>| {
-        listener.kinds.contains(&"HTTPRoute")
+        listener.kinds.contains(&plan.kind.name())
             && allows_namespace(
                 model,
                 &listener.listener.allowed_routes.namespaces,
                 &place.namespace,
-                &plan.route.metadata.namespace,
+                &plan.metadata.namespace,
             )
     };
     let allowed: Vec<usize> =
         named.into_iter().filter(|index| allows(&gateway.listeners[*index])).collect();
     if allowed.is_empty() {
         let message = format!(
-            "no listener of Gateway {place} takes an HTTPRoute from namespace {}",
-            plan.route.metadata.namespace
+            "no listener of Gateway {place} takes {} {} from namespace {}",
+            article(plan.kind),
+            plan.kind.name(),
+            plan.metadata.namespace
         );
         let help = "allowedRoutes of the listener says which kinds and namespaces it takes";
         return Err(Problem::new("NotAllowedByListeners", codes::NOT_ALLOWED, field, message)
@@ -153,7 +174,7 @@ fn candidates(
         .into_iter()
         .map(|index| {
             let listener = gateway.listeners[index].hostname;
-            (index, hostname::common(listener, &plan.route.spec.hostnames))
+            (index, hostname::common(listener, plan.hostnames))
         })
         .filter(|(_, names)| !names.is_empty())
         .collect();
@@ -162,7 +183,43 @@ fn candidates(
         let (reason, code) = ("NoMatchingListenerHostname", codes::NO_HOSTNAME);
         return Err(Problem::new(reason, code, "spec.hostnames", message));
     }
-    Ok(common)
+    let mut taken = None;
+    let free: Vec<Candidate> = common
+        .into_iter()
+        .filter(|(index, names)| {
+            let other = holder(plan, names, &gateway.listeners[*index]);
+            taken = taken.take().or(other.cloned());
+            other.is_none()
+        })
+        .collect();
+    match taken.filter(|_| free.is_empty()) {
+        None => Ok(free),
+        Some(other) => {
+            let message = format!("{other} comes first and has a hostname in common");
+            let (reason, code) = ("HostnameConflict", codes::HOSTNAME_TAKEN);
+            Err(Problem::new(reason, code, "spec.hostnames", message))
+        }
+    }
+}
+
+/// The route of another kind that has one of these hostnames on a listener.
+fn holder<'a>(
+    plan: &RoutePlan<'_>,
+    names: &[String],
+    listener: &'a ListenerPlan<'_>,
+) -> Option<&'a ObjectRef> {
+    let others = listener.attached.iter().filter(|(route, _)| route.kind != plan.kind.name());
+    let in_common = |other: &[String]| {
+        other.iter().any(|one| names.iter().any(|name| hostname::intersection(one, name).is_some()))
+    };
+    others.filter(|(_, hostnames)| in_common(hostnames)).map(|(route, _)| route).next()
+}
+
+fn article(kind: RouteKind) -> &'static str {
+    match kind {
+        RouteKind::Http => "an",
+        RouteKind::Grpc => "a",
+    }
 }
 
 fn is_meant(parent: &ParentRef, plan: &ListenerPlan<'_>) -> bool {

@@ -23,9 +23,10 @@ use xds_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
 
+use crate::model::Model;
 use crate::model::backend::{Backend, Dns, Endpoint};
 use crate::model::duration as model_duration;
-use crate::model::meta::Place;
+use crate::translate::backends::{ClusterKey, Target};
 use crate::translate::envoy::{ads, any, duration, number};
 
 /// A connection to a backend must stand within this.
@@ -51,31 +52,35 @@ pub(super) const STREAMS_MAX: u32 = 100;
 /// The key of HTTP options in a cluster.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// The name of a backend's cluster.
-pub(super) fn cluster_name(backend: &Place) -> String {
-    format!("backend/{backend}")
+/// A cluster, and its endpoints when they are sent apart; none when what it leads to is gone.
+pub(super) fn cluster(
+    model: &Model,
+    key: &ClusterKey,
+) -> Option<(Cluster, Option<ClusterLoadAssignment>)> {
+    match &key.target {
+        Target::Backend(place) => model.backends.get(place).map(|backend| of_backend(key, backend)),
+    }
 }
 
-/// The cluster of a backend, and its endpoints when they are sent apart.
-pub(super) fn cluster(backend: &Backend) -> (Cluster, Option<ClusterLoadAssignment>) {
-    let name = cluster_name(&backend.metadata.place());
-    let assignment = assignment(&name, &backend.spec.endpoints);
+fn of_backend(key: &ClusterKey, backend: &Backend) -> (Cluster, Option<ClusterLoadAssignment>) {
+    let assignment = assignment(&key.target.to_string(), &backend.spec.endpoints);
+    let asks_http2 =
+        key.asks_http2 || matches!(&*backend.spec.app_protocol, "grpc" | "kubernetes.io/h2c");
     let mut cluster = Cluster {
-        name,
+        name: key.name(),
         connect_timeout: duration(CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes: number(BUFFER_LIMIT),
         lb_policy: LbPolicy::LeastRequest.into(),
         circuit_breakers: Some(circuit_breakers()),
         typed_extension_protocol_options: HashMap::from([(
             HTTP_OPTIONS.to_owned(),
-            any(&http_options(&backend.spec.app_protocol)),
+            any(&http_options(asks_http2)),
         )]),
         ..Default::default()
     };
     let first = backend.spec.endpoints.first();
     if first.is_some_and(|endpoint| endpoint.ip.is_some()) {
-        cluster.eds_cluster_config =
-            Some(EdsClusterConfig { eds_config: Some(ads()), ..Default::default() });
+        cluster.eds_cluster_config = Some(eds(key));
         cluster.cluster_discovery_type =
             Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
         return (cluster, Some(assignment));
@@ -88,6 +93,13 @@ pub(super) fn cluster(backend: &Backend) -> (Cluster, Option<ClusterLoadAssignme
     });
     cluster.load_assignment = Some(assignment);
     (cluster, None)
+}
+
+/// Where the endpoints of a cluster come from: clusters of one target share them.
+fn eds(key: &ClusterKey) -> EdsClusterConfig {
+    let target = key.target.to_string();
+    let service_name = if target == key.name() { String::new() } else { target };
+    EdsClusterConfig { eds_config: Some(ads()), service_name }
 }
 
 /// How the names of a cluster are resolved: each address an endpoint of its own, or all one.
@@ -120,10 +132,11 @@ fn circuit_breakers() -> CircuitBreakers {
     CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
 }
 
-fn http_options(app_protocol: &str) -> HttpProtocolOptions {
-    let protocol = match app_protocol {
-        "grpc" | "kubernetes.io/h2c" => ProtocolConfig::Http2ProtocolOptions(http2_options()),
-        _ => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+fn http_options(is_http2: bool) -> HttpProtocolOptions {
+    let protocol = if is_http2 {
+        ProtocolConfig::Http2ProtocolOptions(http2_options())
+    } else {
+        ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())
     };
     HttpProtocolOptions {
         common_http_protocol_options: Some(Common {

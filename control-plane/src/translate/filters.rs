@@ -4,8 +4,7 @@ use xds_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use xds_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use xds_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 
-use crate::model::httproute::filter::{Header, HeaderModifier, HttpFilter, PathModifier};
-use crate::model::httproute::{HttpRule, PathMatch};
+use crate::model::filter::{Header, HeaderModifier, HttpFilter, PathModifier};
 use crate::translate::envoy::regex;
 use crate::translate::matches::trimmed;
 
@@ -138,7 +137,7 @@ fn absolute(path: &str) -> String {
 }
 
 /// Text as an expression that matches it, in RE2 as in Rust.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut out = String::new();
     for character in text.chars() {
         if r"\.+*?()|[]{}^$".contains(character) {
@@ -147,18 +146,6 @@ fn escaped(text: &str) -> String {
         out.push(character);
     }
     out
-}
-
-/// The prefix that a rule's only match is for.
-pub(super) fn only_prefix(rule: &HttpRule) -> Option<&str> {
-    match rule.matches.as_slice() {
-        [] => Some("/"),
-        [only] => match &only.path {
-            PathMatch::PathPrefix(prefix) => Some(prefix),
-            PathMatch::Exact(_) | PathMatch::RegularExpression(_) => None,
-        },
-        _ => None,
-    }
 }
 
 /// The modifier of a request's headers among filters.

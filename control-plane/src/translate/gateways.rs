@@ -9,6 +9,7 @@ use crate::model::Model;
 use crate::model::gateway::{Gateway, Listener, TLS_MIN_VERSION};
 use crate::model::gatewayclass::{CONTROLLER, OUR_CLASS};
 use crate::model::meta::Place;
+use crate::translate::actions::Site;
 use crate::translate::draft::ObjectRef;
 use crate::translate::hostname::{ANY, intersection};
 use crate::translate::problem::Problem;
@@ -56,7 +57,7 @@ pub(super) struct ListenerPlan<'a> {
     /// Kinds of routes that it takes.
     pub(super) kinds: Vec<&'static str>,
     /// Routes that are accepted on it, with the hostnames they have in common.
-    pub(super) attached: BTreeMap<Place, Vec<String>>,
+    pub(super) attached: BTreeMap<ObjectRef, Vec<String>>,
 }
 
 impl GatewayPlan<'_> {
@@ -70,6 +71,11 @@ impl ListenerPlan<'_> {
     /// Whether it is valid beside the others.
     pub(super) fn is_accepted(&self) -> bool {
         self.refusal.is_none() && self.conflict.is_none()
+    }
+
+    /// Where routes are put on it, for the virtual host of `domain`.
+    pub(super) fn site<'b>(&'b self, domain: &'b str) -> Site<'b> {
+        Site { port: self.listener.port, is_tls: self.is_tls(), domain, shows_certificate: None }
     }
 
     /// Whether it ends TLS.
@@ -265,7 +271,7 @@ fn refused_listener(listener: &Listener, place: &str) -> Option<Problem> {
 /// The kinds of routes that a listener takes: what its protocol takes and what it lists.
 fn take_kinds(plan: &mut ListenerPlan<'_>, place: &str) {
     let served: &[&'static str] = match plan.listener.protocol.as_str() {
-        "HTTP" | "HTTPS" => &["HTTPRoute"],
+        "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
         _ => &[],
     };
     let listed = &plan.listener.allowed_routes.kinds;

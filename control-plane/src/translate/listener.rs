@@ -11,13 +11,12 @@ use xds_proto::envoy::config::core::v3::{
 use xds_proto::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
-use xds_proto::envoy::extensions::filters::http::router::v3::Router;
 use xds_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
 };
 use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, Rds, http_filter,
+    HttpConnectionManager, Rds,
 };
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::{
@@ -32,6 +31,7 @@ use crate::translate::actions::STREAM_IDLE_TIMEOUT;
 use crate::translate::cluster::{BUFFER_LIMIT, http2_options};
 use crate::translate::envoy::{ads, any, duration, number};
 use crate::translate::hostname::ANY;
+use crate::translate::http_filters;
 
 /// A head must be complete within this.
 const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -142,11 +142,6 @@ fn transport_socket(tls: &ChainTls<'_>) -> TransportSocket {
 }
 
 fn manager(routes: &str) -> HttpConnectionManager {
-    let router = HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
-        ..Default::default()
-    };
     let mut http2 = http2_options();
     // WebSocket over HTTP/2 is an extended CONNECT (RFC 8441).
     http2.allow_connect = true;
@@ -157,7 +152,7 @@ fn manager(routes: &str) -> HttpConnectionManager {
             config_source: Some(ads()),
             route_config_name: routes.to_owned(),
         })),
-        http_filters: vec![router],
+        http_filters: http_filters::all(),
         server_name: "weighlock".to_owned(),
         use_remote_address: Some(BoolValue { value: true }),
         normalize_path: Some(BoolValue { value: true }),

@@ -8,7 +8,7 @@ use xds_proto::resource::{Resource, ResourceType};
 
 use crate::finding::{Finding, Severity, codes};
 use crate::model::Model;
-use crate::model::meta::Place;
+use crate::translate::backends::ClusterKey;
 use crate::translate::cluster::cluster;
 use crate::translate::draft::{ObjectRef, Owners};
 
@@ -16,7 +16,7 @@ use crate::translate::draft::{ObjectRef, Owners};
 #[derive(Debug, Default)]
 pub(super) struct Output {
     fleets: BTreeMap<String, BTreeMap<(ResourceType, Arc<str>), Resource>>,
-    backends: BTreeMap<(String, Place), BTreeSet<ObjectRef>>,
+    clusters: BTreeMap<(String, ClusterKey), BTreeSet<ObjectRef>>,
     owners: Owners,
     failures: Vec<Finding>,
 }
@@ -51,18 +51,16 @@ impl Output {
         }
     }
 
-    /// A route of the fleet uses a backend.
-    pub(super) fn use_backend(&mut self, fleet: &str, backend: &Place, route: ObjectRef) {
-        let users = self.backends.entry((fleet.to_owned(), backend.clone())).or_default();
-        users.insert(route);
+    /// A route of the fleet uses a cluster.
+    pub(super) fn use_cluster(&mut self, fleet: &str, key: ClusterKey, route: ObjectRef) {
+        self.clusters.entry((fleet.to_owned(), key)).or_default().insert(route);
     }
 
-    /// Adds the clusters and endpoints of the backends that are used.
-    pub(super) fn add_backends(&mut self, model: &Model) {
-        for ((fleet, place), mut owners) in std::mem::take(&mut self.backends) {
-            let Some(backend) = model.backends.get(&place) else { continue };
-            owners.insert(ObjectRef::new("Backend", place));
-            let (cluster, endpoints) = cluster(backend);
+    /// Adds the clusters that are used, and their endpoints.
+    pub(super) fn add_clusters(&mut self, model: &Model) {
+        for ((fleet, key), mut owners) in std::mem::take(&mut self.clusters) {
+            let Some((cluster, endpoints)) = cluster(model, &key) else { continue };
+            owners.insert(key.target.object());
             if let Some(endpoints) = endpoints {
                 self.add(&fleet, &endpoints, owners.clone());
             }

@@ -6,7 +6,7 @@ use xds_proto::envoy::config::route::v3::RouteConfiguration;
 
 use crate::finding::Finding;
 use crate::model::Model;
-use crate::model::meta::Place;
+use crate::translate::backends::ClusterKey;
 use crate::translate::draft::ObjectRef;
 use crate::translate::gateways::{GatewayPlan, ListenerPlan};
 use crate::translate::listener::{Chain, ChainTls, listener, secret};
@@ -75,7 +75,7 @@ fn emit_port(
         let routes = table.build(plans, findings);
         output.add(fleet, &routes, table_owners(own));
         chains.push(chain(name, own));
-        use_backends(fleet, own, plans, &routes, output);
+        use_clusters(fleet, own, plans, &routes, output);
     }
     let owners = served.iter().map(|(gateway, _)| owner(gateway)).collect();
     let number = served.first().map_or(0, |(_, listener)| listener.listener.port);
@@ -95,18 +95,18 @@ fn owner(gateway: &GatewayPlan<'_>) -> ObjectRef {
     ObjectRef::new("Gateway", gateway.gateway.metadata.place())
 }
 
-fn routes_of<'a>(own: &'a Port<'_>) -> impl Iterator<Item = &'a Place> {
+fn routes_of<'a>(own: &'a Port<'_>) -> impl Iterator<Item = &'a ObjectRef> {
     own.iter().flat_map(|(_, listener)| listener.attached.keys())
 }
 
 fn table_owners(own: &Port<'_>) -> BTreeSet<ObjectRef> {
     let gateways = own.iter().map(|(gateway, _)| owner(gateway));
-    gateways.chain(routes_of(own).map(|place| ObjectRef::new("HTTPRoute", place.clone()))).collect()
+    gateways.chain(routes_of(own).cloned()).collect()
 }
 
 /// Every backend that a route of the table names, whatever its weight: it is there before a shift
 /// needs it.
-fn use_backends(
+fn use_clusters(
     fleet: &str,
     own: &Port<'_>,
     plans: &Plans<'_>,
@@ -116,11 +116,13 @@ fn use_backends(
     if table.virtual_hosts.is_empty() {
         return;
     }
-    for place in routes_of(own) {
-        let rules = plans.get(place).into_iter().flat_map(|plan| &plan.rules);
-        let shares = rules.flat_map(|rule| rule.shares.as_deref().unwrap_or_default());
-        for backend in shares.filter_map(|share| share.backend.as_ref()) {
-            output.use_backend(fleet, backend, ObjectRef::new("HTTPRoute", place.clone()));
+    for (_, listener) in own {
+        for route in listener.attached.keys() {
+            let Some(plan) = plans.get(route) else { continue };
+            for destination in plan.destinations() {
+                let key = ClusterKey::new(destination, plan.kind, listener.site(""));
+                output.use_cluster(fleet, key, route.clone());
+            }
         }
     }
 }

@@ -4,10 +4,11 @@ use crate::finding::codes;
 use crate::finding::suggest::did_you_mean;
 use crate::model::Model;
 use crate::model::gateway::SecretRef;
-use crate::model::httproute::HttpBackendRef;
 use crate::model::meta::Place;
 use crate::model::referencegrant::GrantFrom;
+use crate::model::route::BackendRef;
 use crate::model::secret::TLS;
+use crate::translate::backends::{Destination, Target};
 use crate::translate::problem::Problem;
 
 /// The group of the Gateway API.
@@ -53,9 +54,9 @@ impl Referrer<'_> {
     /// Why it leads nowhere.
     pub(super) fn backend(
         &self,
-        reference: &HttpBackendRef,
+        reference: &BackendRef,
         field: &str,
-    ) -> Result<Place, Problem> {
+    ) -> Result<Destination, Problem> {
         let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
         let place = Place::new(namespace, &reference.name);
         let kind = (reference.group.as_str(), reference.kind.as_str());
@@ -82,14 +83,23 @@ impl Referrer<'_> {
             let problem = Problem::new("BackendNotFound", codes::BACKEND_MISSING, field, message);
             return Err(problem.with_help(help));
         };
-        if matches!(backend.spec.app_protocol.as_str(), "https" | "kubernetes.io/wss") {
+        let protocol = backend.spec.app_protocol.as_str();
+        if matches!(protocol, "https" | "kubernetes.io/wss") {
             let message = format!(
-                "Backend {place} speaks {}, which needs a BackendTLSPolicy, and that is not supported",
-                backend.spec.app_protocol
+                "Backend {place} speaks {protocol}, which needs a BackendTLSPolicy, and that is not \
+                 supported"
             );
             return Err(Problem::new("UnsupportedProtocol", codes::NOT_SUPPORTED, field, message));
         }
-        Ok(place)
+        if self.kind == "GRPCRoute" && protocol == "kubernetes.io/ws" {
+            let message = format!("Backend {place} speaks {protocol}, which carries no gRPC");
+            return Err(Problem::new("UnsupportedProtocol", codes::CONTRADICTION, field, message));
+        }
+        Ok(Destination {
+            target: Target::Backend(place),
+            speaks_http2: matches!(protocol, "grpc" | "kubernetes.io/h2c"),
+            speaks_tls: false,
+        })
     }
 
     /// Names of backends in a namespace.

@@ -7,14 +7,15 @@ use xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use xds_proto::envoy::config::route::v3::{Route, RouteConfiguration, RouteMatch, VirtualHost};
 
 use crate::finding::{Finding, Severity, codes};
-use crate::model::meta::Place;
-use crate::translate::actions::{self, Site};
+use crate::translate::actions;
+use crate::translate::draft::ObjectRef;
 use crate::translate::gateways::ListenerPlan;
 use crate::translate::hostname::covers;
-use crate::translate::rules::RoutePlan;
+use crate::translate::plan::RoutePlan;
+use crate::translate::retry;
 
-/// Plans of routes by place.
-pub(super) type Plans<'a> = BTreeMap<Place, RoutePlan<'a>>;
+/// Plans of routes.
+pub(super) type Plans<'a> = BTreeMap<ObjectRef, RoutePlan<'a>>;
 
 /// The routes of some listeners of a port, of all that there are on it.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Table<'_> {
         for listener in &self.own {
             for (domain, routes) in self.domains(listener) {
                 let routes: Vec<&RoutePlan<'_>> =
-                    routes.into_iter().filter_map(|place| plans.get(place)).collect();
+                    routes.into_iter().filter_map(|route| plans.get(route)).collect();
                 let routes = self.routes(listener, &domain, &routes, findings);
                 hosts.insert(domain.clone(), virtual_host(&domain, routes));
             }
@@ -59,8 +60,8 @@ impl Table<'_> {
     /// The hostnames that a listener answers for, with the routes of each. Its own is one of them
     /// even without routes, so that no less specific listener answers in its place; what a more
     /// specific listener covers is not.
-    fn domains<'b>(&self, listener: &'b ListenerPlan<'_>) -> BTreeMap<String, Vec<&'b Place>> {
-        let mut domains: BTreeMap<String, Vec<&Place>> = BTreeMap::new();
+    fn domains<'b>(&self, listener: &'b ListenerPlan<'_>) -> BTreeMap<String, Vec<&'b ObjectRef>> {
+        let mut domains: BTreeMap<String, Vec<&ObjectRef>> = BTreeMap::new();
         domains.insert(listener.hostname.to_owned(), Vec::new());
         for (route, hostnames) in &listener.attached {
             for hostname in hostnames {
@@ -84,20 +85,20 @@ impl Table<'_> {
         plans: &[&RoutePlan<'_>],
         findings: &mut Vec<Finding>,
     ) -> Vec<Route> {
-        let site = Site { port: listener.listener.port, is_tls: listener.is_tls(), domain };
-        let mut sorted: Vec<(Place, actions::Sorted)> = Vec::new();
+        let site = listener.site(domain);
+        let mut sorted: Vec<(ObjectRef, actions::Sorted)> = Vec::new();
         for plan in plans {
-            let place = plan.route.metadata.place();
+            let object = plan.object();
             let routes = actions::routes(plan, site).into_iter();
-            sorted.extend(routes.map(|route| (place.clone(), route)));
+            sorted.extend(routes.map(|route| (object.clone(), route)));
         }
         sorted.sort_by(|(_, a), (_, b)| a.precedence.cmp(&b.precedence));
         let mut seen: HashMap<Vec<u8>, String> = HashMap::new();
-        for (place, sorted) in &sorted {
-            let key = sorted.route.r#match.as_ref().map(Message::encode_to_vec).unwrap_or_default();
+        for (object, sorted) in &sorted {
+            let Some(key) = sorted.key.as_ref().map(Message::encode_to_vec) else { continue };
             let name = sorted.route.name.clone();
             if let Some(first) = seen.get(&key) {
-                findings.push(shadowed(place, &sorted.field, first));
+                findings.push(shadowed(object, &sorted.field, first));
             } else {
                 seen.insert(key, name);
             }
@@ -110,6 +111,7 @@ fn virtual_host(domain: &str, routes: Vec<Route>) -> VirtualHost {
     VirtualHost {
         name: domain.to_owned(),
         domains: vec![domain.to_owned()],
+        retry_policy: (!routes.is_empty()).then(retry::by_default),
         routes,
         ..Default::default()
     }
@@ -128,11 +130,11 @@ fn misdirected(domain: &str) -> VirtualHost {
     virtual_host(domain, vec![route])
 }
 
-fn shadowed(place: &Place, field: &str, first: &str) -> Finding {
+fn shadowed(object: &ObjectRef, field: &str, first: &str) -> Finding {
     Finding {
         code: codes::SHADOWED,
         severity: Severity::Warning,
-        object: format!("HTTPRoute {place}"),
+        object: object.to_string(),
         field: field.to_owned(),
         message: format!("can never match: {first} is equal and comes first"),
         help: None,

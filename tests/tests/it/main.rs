@@ -4,6 +4,7 @@ mod ads;
 mod bad_input;
 mod demo;
 mod differential;
+mod documents;
 mod drain;
 mod envoy;
 mod examples;

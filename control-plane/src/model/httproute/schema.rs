@@ -3,20 +3,25 @@
 use serde_json::Value;
 
 use crate::finding::codes;
-use crate::model::duration;
-use crate::model::regex::check_expression;
-use crate::model::schema::{ObjectSchema, Report, Schema, defaulted, list, optional, required};
+use crate::model::filter::schema as filter;
+use crate::model::route::{
+    BACKEND_GROUP, BACKEND_KIND, BACKEND_NAME, BACKEND_NAMESPACE, BACKEND_PORT, BACKEND_WEIGHT,
+    HOSTNAMES, PARENTS, RULE_NAME, not_too_many_matches, parents_differ, port_by_kind,
+    rule_names_differ, some_weight,
+};
+use crate::model::rule::{
+    HEADER_MATCH, QUERY_MATCH, RETRY, SESSION_PERSISTENCE, TIMEOUTS, expression, values,
+};
+use crate::model::schema::{ObjectSchema, Report, Schema, defaulted, list, optional};
 use crate::model::text::Format;
-
-mod filter;
 
 /// `spec`.
 pub(super) const SPEC: Schema = Schema::Object(&ROUTE);
 
 static ROUTE: ObjectSchema = ObjectSchema {
     fields: &[
-        optional("parentRefs", list(&PARENT, 32)),
-        optional("hostnames", list(&HOSTNAME, 16)),
+        PARENTS,
+        HOSTNAMES,
         defaulted(
             "rules",
             r#"[{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}]"#,
@@ -27,59 +32,28 @@ static ROUTE: ObjectSchema = ObjectSchema {
     rules: &[parents_differ, not_too_many_matches, rule_names_differ],
 };
 
-const HOSTNAME: Schema = Schema::Text(Format::Hostname);
-
-static PARENT: Schema = Schema::Object(&ObjectSchema {
-    fields: &[
-        defaulted("group", "\"gateway.networking.k8s.io\"", Schema::Text(Format::Group)),
-        defaulted("kind", "\"Gateway\"", Schema::Text(Format::KindName)),
-        optional("namespace", Schema::Text(Format::Label)),
-        required("name", Schema::Text(Format::Filled(253))),
-        optional("sectionName", Schema::Text(Format::Subdomain)),
-        optional("port", Schema::Integer { min: 1, max: 65535 }),
-    ],
-    rules: &[],
-});
-
 static RULE: Schema = Schema::Object(&ObjectSchema {
     fields: &[
-        optional("name", Schema::Text(Format::Subdomain)),
+        RULE_NAME,
         defaulted(
             "matches",
             r#"[{"path": {"type": "PathPrefix", "value": "/"}}]"#,
             list(&MATCH, 64),
         ),
-        optional("filters", list(&filter::FILTER, 16)),
+        optional("filters", list(&filter::HTTP_FILTER, 16)),
         optional("backendRefs", list(&BACKEND_REF, 16)),
-        optional("timeouts", Schema::Object(&TIMEOUTS)),
-        optional("retry", Schema::Any),
-        optional("sessionPersistence", Schema::Any),
+        TIMEOUTS,
+        RETRY,
+        SESSION_PERSISTENCE,
     ],
     rules: &[filter::together, filter::redirect_alone, filter::prefix_needs_match, some_weight],
 });
 
-static TIMEOUTS: ObjectSchema = ObjectSchema {
-    fields: &[
-        optional("request", Schema::Text(Format::Duration)),
-        optional("backendRequest", Schema::Text(Format::Duration)),
-    ],
-    rules: &[|timeouts, report| {
-        let length = |field: &str| timeouts[field].as_str().and_then(duration::parse);
-        if let (Some(request), Some(backend)) = (length("request"), length("backendRequest"))
-            && !request.is_zero()
-            && backend > request
-        {
-            let message = "must not be longer than request";
-            report.add_at("backendRequest", codes::CONTRADICTION, message);
-        }
-    }],
-};
-
 static MATCH: Schema = Schema::Object(&ObjectSchema {
     fields: &[
         defaulted("path", r#"{"type": "PathPrefix", "value": "/"}"#, Schema::Object(&PATH)),
-        optional("headers", values(&HEADER)),
-        optional("queryParams", values(&QUERY)),
+        optional("headers", values(&HEADER_MATCH)),
+        optional("queryParams", values(&QUERY_MATCH)),
         optional("method", Schema::Enum(METHODS)),
     ],
     rules: &[],
@@ -87,12 +61,6 @@ static MATCH: Schema = Schema::Object(&ObjectSchema {
 
 const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-const COMPARISONS: &[&str] = &["Exact", "RegularExpression"];
-
-const fn values(item: &'static Schema) -> Schema {
-    Schema::List { item, min: 0, max: 16, keys: &["name"] }
-}
-
 static PATH: ObjectSchema = ObjectSchema {
     fields: &[
         defaulted(
@@ -105,56 +73,18 @@ static PATH: ObjectSchema = ObjectSchema {
     rules: &[path_value, expression],
 };
 
-static HEADER: Schema = Schema::Object(&ObjectSchema {
-    fields: &[
-        defaulted("type", "\"Exact\"", Schema::Enum(COMPARISONS)),
-        required("name", Schema::Text(Format::HeaderName)),
-        required("value", Schema::Text(Format::HeaderValue(4096))),
-    ],
-    rules: &[expression],
-});
-
-static QUERY: Schema = Schema::Object(&ObjectSchema {
-    fields: &[
-        defaulted("type", "\"Exact\"", Schema::Enum(COMPARISONS)),
-        required("name", Schema::Text(Format::HeaderName)),
-        required("value", Schema::Text(Format::Filled(1024))),
-    ],
-    rules: &[expression],
-});
-
 static BACKEND_REF: Schema = Schema::Object(&ObjectSchema {
     fields: &[
-        defaulted("group", "\"\"", Schema::Text(Format::Group)),
-        defaulted("kind", "\"Service\"", Schema::Text(Format::KindName)),
-        required("name", Schema::Text(Format::Filled(253))),
-        optional("namespace", Schema::Text(Format::Label)),
-        optional("port", Schema::Integer { min: 1, max: 65535 }),
-        defaulted("weight", "1", Schema::Integer { min: 0, max: 1_000_000 }),
-        optional("filters", list(&filter::FILTER, 16)),
+        BACKEND_GROUP,
+        BACKEND_KIND,
+        BACKEND_NAME,
+        BACKEND_NAMESPACE,
+        BACKEND_PORT,
+        BACKEND_WEIGHT,
+        optional("filters", list(&filter::HTTP_FILTER, 16)),
     ],
     rules: &[filter::together, port_by_kind],
 });
-
-/// A Service is reached at a port; a Backend names its ports itself.
-fn port_by_kind(reference: &Value, report: &mut Report) {
-    let kind = (reference["group"].as_str(), reference["kind"].as_str());
-    let has_port = !reference["port"].is_null();
-    if kind == (Some(""), Some("Service")) && !has_port {
-        report.add_at("port", codes::REQUIRED, "required for a Service");
-        report.help(Some("for a Backend, give group: weighlock.dev and kind: Backend".to_owned()));
-    } else if kind == (Some("weighlock.dev"), Some("Backend")) && has_port {
-        report.add_at("port", codes::CONTRADICTION, "a Backend names its ports itself");
-    }
-}
-
-fn expression(value: &Value, report: &mut Report) {
-    if value["type"] == "RegularExpression"
-        && let Err(reason) = check_expression(value["value"].as_str().unwrap_or_default())
-    {
-        report.add_at("value", codes::BAD_REGEX, reason);
-    }
-}
 
 fn path_value(path: &Value, report: &mut Report) {
     if path["type"] == "RegularExpression" {
@@ -197,61 +127,6 @@ fn is_path(value: &str) -> bool {
         }
     }
     true
-}
-
-fn rules_of(spec: &Value) -> &[Value] {
-    spec["rules"].as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn not_too_many_matches(spec: &Value, report: &mut Report) {
-    let count: usize =
-        rules_of(spec).iter().filter_map(|rule| rule["matches"].as_array()).map(Vec::len).sum();
-    if count > 128 {
-        let message = format!("must have at most 128 matches over all rules, has {count}");
-        report.add_at("rules", codes::OUT_OF_RANGE, message);
-    }
-}
-
-fn rule_names_differ(spec: &Value, report: &mut Report) {
-    let rules = rules_of(spec);
-    for (index, rule) in rules.iter().enumerate() {
-        let first = rules.iter().take(index).position(|other| other["name"] == rule["name"]);
-        if let (false, Some(first)) = (rule["name"].is_null(), first) {
-            let message = format!("given twice: the name of rule {first}");
-            report.add_at(&format!("rules[{index}].name"), codes::DUPLICATE, message);
-        }
-    }
-}
-
-/// Several references to one parent must each name a section, and each another one.
-fn parents_differ(spec: &Value, report: &mut Report) {
-    let parents = spec["parentRefs"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let parent =
-        |entry: &Value| ["group", "kind", "namespace", "name"].map(|field| entry[field].clone());
-    let section = |entry: &Value| [entry["sectionName"].clone(), entry["port"].clone()];
-    for (index, entry) in parents.iter().enumerate() {
-        let before = parents.iter().take(index).filter(|other| parent(other) == parent(entry));
-        for other in before {
-            let place = format!("parentRefs[{index}]");
-            if other["sectionName"].is_null() != entry["sectionName"].is_null() {
-                let message = "must be given when one parent is referred to twice";
-                report.add_at(&format!("{place}.sectionName"), codes::CONTRADICTION, message);
-                break;
-            } else if section(other) == section(entry) {
-                report.add_at(&place, codes::DUPLICATE, "given twice");
-                break;
-            }
-        }
-    }
-}
-
-/// A rule whose weights are all zero would answer every request with an error.
-fn some_weight(rule: &Value, report: &mut Report) {
-    let references = rule["backendRefs"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if !references.is_empty() && references.iter().all(|reference| reference["weight"] == 0) {
-        let message = "the weights must not all be 0: no backend would get a request";
-        report.add_at("backendRefs", codes::OUT_OF_RANGE, message);
-    }
 }
 
 #[cfg(test)]

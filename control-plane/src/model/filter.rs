@@ -1,7 +1,11 @@
-//! The filters of an HTTPRoute.
+//! The filters of routes of HTTP and gRPC.
 
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::model::route::BackendRef;
+
+pub(super) mod schema;
 
 /// What is done to a request or its answer.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -36,13 +40,13 @@ pub enum HttpFilter {
     RequestMirror {
         /// Where to.
         #[serde(rename = "requestMirror")]
-        mirror: Value,
+        mirror: Mirror,
     },
     /// Answers to browsers' cross-origin questions.
     #[serde(rename = "CORS")]
     Cors {
         /// How.
-        cors: Value,
+        cors: Cors,
     },
     /// Asks somebody for permission.
     ExternalAuth {
@@ -54,7 +58,7 @@ pub enum HttpFilter {
     ExtensionRef {
         /// Which.
         #[serde(rename = "extensionRef")]
-        reference: Value,
+        reference: ExtensionRef,
     },
 }
 
@@ -72,6 +76,58 @@ impl HttpFilter {
             Self::ExtensionRef { .. } => "ExtensionRef",
         }
     }
+}
+
+/// Where copies of requests go, and how many.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mirror {
+    /// Where they go.
+    pub backend_ref: BackendRef,
+    /// How many of a hundred; none is all, unless there is a fraction.
+    pub percent: Option<u32>,
+    /// How many of some number.
+    pub fraction: Option<Fraction>,
+}
+
+/// So many of so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fraction {
+    /// So many.
+    pub numerator: u32,
+    /// Of so many.
+    pub denominator: u32,
+}
+
+/// What pages of other origins may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Cors {
+    /// Origins that may ask; `*` is any.
+    pub allow_origins: Vec<String>,
+    /// Methods that they may use; `*` is any.
+    pub allow_methods: Vec<String>,
+    /// Headers that they may send; `*` is any.
+    pub allow_headers: Vec<String>,
+    /// Headers of the answer that they may read.
+    pub expose_headers: Vec<String>,
+    /// Whether they may send cookies and the like.
+    pub allow_credentials: bool,
+    /// For how many seconds the answer to a preflight request holds.
+    pub max_age: u32,
+}
+
+/// Another object that says what is done.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtensionRef {
+    /// Its group.
+    pub group: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// Changes to headers.

@@ -1,8 +1,9 @@
-//! What the filters of an HTTPRoute look like, and what must hold between them.
+//! What the filters of routes look like, and what must hold between them.
 
 use serde_json::Value;
 
 use crate::finding::codes;
+use crate::model::route::BACKEND_OBJECT;
 use crate::model::schema::{ObjectSchema, Report, Schema, defaulted, optional, required};
 use crate::model::text::Format;
 
@@ -21,8 +22,8 @@ const TYPES: &[(&str, &str)] = &[
 /// Types that may stand in a list more than once.
 const REPEATABLE: &[&str] = &["RequestMirror", "ExtensionRef"];
 
-/// One filter.
-pub(super) static FILTER: Schema = Schema::Object(&ObjectSchema {
+/// One filter of an HTTPRoute.
+pub(in crate::model) static HTTP_FILTER: Schema = Schema::Object(&ObjectSchema {
     fields: &[
         required(
             "type",
@@ -39,21 +40,105 @@ pub(super) static FILTER: Schema = Schema::Object(&ObjectSchema {
         ),
         optional("requestHeaderModifier", Schema::Object(&MODIFIER)),
         optional("responseHeaderModifier", Schema::Object(&MODIFIER)),
-        optional("requestMirror", Schema::Any),
+        optional("requestMirror", Schema::Object(&MIRROR)),
         optional("requestRedirect", Schema::Object(&REDIRECT)),
         optional("urlRewrite", Schema::Object(&REWRITE)),
-        optional("extensionRef", Schema::Any),
-        optional("cors", Schema::Any),
+        optional("extensionRef", Schema::Object(&EXTENSION)),
+        optional("cors", Schema::Object(&CORS)),
         optional("externalAuth", Schema::Any),
     ],
     rules: &[field_of_type],
 });
 
+/// One filter of a GRPCRoute.
+pub(in crate::model) static GRPC_FILTER: Schema = Schema::Object(&ObjectSchema {
+    fields: &[
+        required(
+            "type",
+            Schema::Enum(&[
+                "RequestHeaderModifier",
+                "ResponseHeaderModifier",
+                "RequestMirror",
+                "ExtensionRef",
+            ]),
+        ),
+        optional("requestHeaderModifier", Schema::Object(&MODIFIER)),
+        optional("responseHeaderModifier", Schema::Object(&MODIFIER)),
+        optional("requestMirror", Schema::Object(&MIRROR)),
+        optional("extensionRef", Schema::Object(&EXTENSION)),
+    ],
+    rules: &[field_of_type],
+});
+
+static MIRROR: ObjectSchema = ObjectSchema {
+    fields: &[
+        required("backendRef", BACKEND_OBJECT),
+        optional("percent", Schema::Integer { min: 0, max: 100 }),
+        optional("fraction", Schema::Object(&FRACTION)),
+    ],
+    rules: &[|mirror, report| {
+        if !mirror["percent"].is_null() && !mirror["fraction"].is_null() {
+            let message = "must not be given together with percent";
+            report.add_at("fraction", codes::CONTRADICTION, message);
+        }
+    }],
+};
+
+static FRACTION: ObjectSchema = ObjectSchema {
+    fields: &[
+        required("numerator", Schema::Integer { min: 0, max: i32::MAX as i64 }),
+        defaulted("denominator", "100", Schema::Integer { min: 1, max: i32::MAX as i64 }),
+    ],
+    rules: &[|fraction, report| {
+        if fraction["numerator"].as_i64() > fraction["denominator"].as_i64() {
+            let message = "must not be greater than denominator";
+            report.add_at("numerator", codes::CONTRADICTION, message);
+        }
+    }],
+};
+
+static EXTENSION: ObjectSchema = ObjectSchema {
+    fields: &[
+        required("group", Schema::Text(Format::Group)),
+        required("kind", Schema::Text(Format::KindName)),
+        required("name", Schema::Text(Format::Filled(253))),
+    ],
+    rules: &[],
+};
+
+static CORS: ObjectSchema = ObjectSchema {
+    fields: &[
+        optional("allowOrigins", set(&Schema::Text(Format::Origin), 64)),
+        optional("allowMethods", set(&Schema::Enum(CORS_METHODS), 9)),
+        optional("allowHeaders", set(&NAME, 64)),
+        optional("exposeHeaders", set(&NAME, 64)),
+        optional("allowCredentials", Schema::Boolean),
+        defaulted("maxAge", "5", Schema::Integer { min: 1, max: i32::MAX as i64 }),
+    ],
+    rules: &[|cors, report| {
+        for field in ["allowOrigins", "allowMethods", "allowHeaders"] {
+            let entries = cors[field].as_array().map(Vec::as_slice).unwrap_or_default();
+            if entries.len() > 1 && entries.iter().any(|entry| entry == "*") {
+                let message = "* stands for all, so nothing may stand beside it";
+                report.add_at(field, codes::CONTRADICTION, message);
+            }
+        }
+    }],
+};
+
+const CORS_METHODS: &[&str] =
+    &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
+
+/// A list without two equal entries.
+const fn set(item: &'static Schema, max: usize) -> Schema {
+    Schema::List { item, min: 0, max, keys: &[""] }
+}
+
 static MODIFIER: ObjectSchema = ObjectSchema {
     fields: &[
         optional("set", headers()),
         optional("add", headers()),
-        optional("remove", Schema::List { item: &NAME, min: 0, max: 16, keys: &[""] }),
+        optional("remove", set(&NAME, 16)),
     ],
     rules: &[],
 };
@@ -131,7 +216,7 @@ fn filters_of(value: &Value) -> &[Value] {
 }
 
 /// No filter twice, and not both a redirect and a rewrite.
-pub(super) fn together(value: &Value, report: &mut Report) {
+pub(in crate::model) fn together(value: &Value, report: &mut Report) {
     let filters = filters_of(value);
     let first = |kind: &Value| filters.iter().position(|filter| filter["type"] == *kind);
     for (index, filter) in filters.iter().enumerate() {
@@ -150,7 +235,7 @@ pub(super) fn together(value: &Value, report: &mut Report) {
 }
 
 /// What is redirected goes to no backend.
-pub(super) fn redirect_alone(rule: &Value, report: &mut Report) {
+pub(in crate::model) fn redirect_alone(rule: &Value, report: &mut Report) {
     let redirects = filters_of(rule).iter().any(|filter| filter["type"] == "RequestRedirect");
     let references = rule["backendRefs"].as_array().map_or(0, Vec::len);
     if redirects && references > 0 {
@@ -160,7 +245,7 @@ pub(super) fn redirect_alone(rule: &Value, report: &mut Report) {
 }
 
 /// A prefix can be replaced only where exactly one was matched.
-pub(super) fn prefix_needs_match(rule: &Value, report: &mut Report) {
+pub(in crate::model) fn prefix_needs_match(rule: &Value, report: &mut Report) {
     let matches = rule["matches"].as_array().map(Vec::as_slice).unwrap_or_default();
     if matches.len() == 1 && matches.iter().all(|entry| entry["path"]["type"] == "PathPrefix") {
         return;

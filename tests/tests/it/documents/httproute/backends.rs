@@ -1,0 +1,153 @@
+//! Where requests go: backends, weights, grants.
+
+use super::{ACCEPTED, all_to, grant, http, in_namespace, rule, weighted};
+use crate::documents::{Row, Step, backends, get, plain, to};
+
+pub(super) fn rows() -> Vec<Row> {
+    let back = |grants: String| {
+        plain()
+            + &in_namespace("back", &backends())
+            + &grants
+            + &http(
+                "r",
+                "",
+                &format!(
+                    "{{matches: [{{path: {{value: /back}}}}], backendRefs: [{}]}}, {}",
+                    to("b").replace('}', ", namespace: $NS-back}"),
+                    rule("{path: {value: /own}}", "a")
+                ),
+            )
+    };
+    let refused = |name, grants: String| Row {
+        name,
+        steps: vec![
+            Step::Apply(back(grants)),
+            Step::Says("HTTPRoute r", "Accepted=True Accepted, ResolvedRefs=False RefNotPermitted"),
+            get("x.example", "/back").status(500),
+            get("x.example", "/own").from("a"),
+        ],
+    };
+    vec![
+        Row {
+            name: "HTTPRouteInvalidBackendRefUnknownKind",
+            steps: vec![
+                Step::Apply(
+                    plain()
+                        + &http("r", "", "{backendRefs: [{kind: NotAService, name: a, port: 80}]}"),
+                ),
+                Step::Says("HTTPRoute r", "Accepted=True Accepted, ResolvedRefs=False InvalidKind"),
+                get("x.example", "/").status(500),
+            ],
+        },
+        Row {
+            name: "HTTPRouteInvalidNonExistentBackendRef",
+            steps: vec![
+                Step::Apply(plain() + &http("r", "", &all_to("gone"))),
+                Step::Says(
+                    "HTTPRoute r",
+                    "Accepted=True Accepted, ResolvedRefs=False BackendNotFound",
+                ),
+                get("x.example", "/").status(500),
+            ],
+        },
+        refused("HTTPRouteInvalidCrossNamespaceBackendRef", String::new()),
+        refused("HTTPRouteInvalidReferenceGrant: another kind", grant("GRPCRoute", "")),
+        refused("HTTPRouteInvalidReferenceGrant: another name", grant("HTTPRoute", ", name: c")),
+        refused(
+            "HTTPRoutePartiallyInvalidViaInvalidReferenceGrant",
+            grant("HTTPRoute", ", name: a"),
+        ),
+        Row {
+            name: "HTTPRouteReferenceGrant",
+            steps: vec![
+                Step::Apply(back(grant("HTTPRoute", ", name: b"))),
+                Step::Says("HTTPRoute r", ACCEPTED),
+                get("x.example", "/back").from("b"),
+                Step::Delete("ReferenceGrant $NS-back/grant"),
+                Step::Says("HTTPRoute r", "ResolvedRefs=False RefNotPermitted"),
+                get("x.example", "/back").status(500),
+            ],
+        },
+        Row {
+            name: "HTTPRouteNoBackendRefs",
+            steps: vec![
+                Step::Apply(
+                    plain()
+                        + &http(
+                            "r",
+                            "",
+                            "{matches: [{path: {value: /absent}}]}, {matches: [{path: {value: /empty}}], backendRefs: []}",
+                        ),
+                ),
+                Step::Says("HTTPRoute r", ACCEPTED),
+                get("x.example", "/absent").status(500),
+                get("x.example", "/empty").status(500),
+                get("x.example", "/").status(404),
+            ],
+        },
+        Row {
+            name: "HTTPRouteWeight",
+            steps: vec![
+                Step::Apply(
+                    plain()
+                        + &http(
+                            "r",
+                            "",
+                            &format!(
+                                "{{backendRefs: [{}, {}, {}]}}",
+                                weighted("a", 70),
+                                weighted("b", 30),
+                                weighted("c", 0)
+                            ),
+                        ),
+                ),
+                Step::Shares(get("x.example", "/"), vec![("a", 70), ("b", 30), ("c", 0)]),
+            ],
+        },
+        Row {
+            name: "an invalid backend keeps its share, which answers 500",
+            steps: vec![
+                Step::Apply(
+                    plain()
+                        + &http(
+                            "r",
+                            "",
+                            &format!(
+                                "{{backendRefs: [{}, {}]}}",
+                                weighted("a", 1),
+                                weighted("gone", 1)
+                            ),
+                        ),
+                ),
+                Step::Shares(get("x.example", "/"), vec![("a", 50), ("500", 50)]),
+            ],
+        },
+        Row {
+            name: "HTTPRouteBackendProtocolH2C",
+            steps: vec![
+                Step::Apply(
+                    plain().replace(
+                        "name: a}, spec: {",
+                        "name: a}, spec: {appProtocol: kubernetes.io/h2c, ",
+                    ) + &http("r", "", &all_to("a")),
+                ),
+                get("x.example", "/").saw("a", &[("version", "HTTP/2.0")]),
+            ],
+        },
+        Row {
+            name: "HTTPRouteBackendProtocolWebSocket",
+            steps: vec![
+                Step::Apply(
+                    plain().replace(
+                        "name: a}, spec: {",
+                        "name: a}, spec: {appProtocol: kubernetes.io/ws, ",
+                    ) + &http("r", "", &all_to("a")),
+                ),
+                get("x.example", "/")
+                    .header("connection", "upgrade")
+                    .header("upgrade", "websocket")
+                    .with(101, &[("upgrade", "websocket")]),
+            ],
+        },
+    ]
+}
