@@ -17,16 +17,18 @@ use crate::admin::{self, Admin, Readiness};
 use crate::bootstrap::{Bootstrap, RuntimeSource};
 use crate::cluster::watch::Surroundings;
 use crate::compile::Origin;
+use crate::filtering::on_demand::Desk;
 use crate::serve::{self, Workers};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::Registry;
-use crate::xds::client;
+use crate::xds::client::{self, Event};
 use crate::xds::disk::{Disk, DiskError};
-use crate::xds::subscription::Roots;
+use crate::xds::subscription::{Roots, Wanted};
 
 pub mod settings;
 pub mod logs;
 mod config;
+mod demands;
 mod listening;
 mod lookups;
 mod patience;
@@ -117,11 +119,14 @@ impl Proxy {
             .with_context(|| format!("admin address {admin_address}"))?;
         let snapshots = SnapshotCell::default();
         let registry = Arc::new(Registry::default());
-        let workers = Arc::new(start_workers(args, &snapshots, &registry, &bootstrap.node)?);
+        let (desk, asks) = Desk::new();
+        let workers = start_workers(args, &snapshots, &registry, (&bootstrap.node, desk))?;
+        let workers = Arc::new(workers);
         let (readiness, _) = watch::channel(Readiness::Starting);
         let (dumps, dump_requests) = mpsc::channel(INBOX_MAX);
         let (answers, answer_inbox) = mpsc::channel(INBOX_MAX);
         let (events, event_inbox) = mpsc::channel(INBOX_MAX);
+        let (wanted, wanted_news) = watch::channel(Arc::default());
         let proxy = Self {
             workers: Arc::clone(&workers),
             readiness: readiness.clone(),
@@ -141,15 +146,22 @@ impl Proxy {
             lookups: Lookups::new(answers, proxy.source_tasks.clone(), proxy.sources.clone()),
             watches: Watches::new(around, proxy.sources.clone()),
             readiness: readiness.clone(),
+            wanted,
             changed: Arc::clone(&changed),
         };
-        let mut config = ConfigLoop::new(bootstrap.node.id.clone(), roots(&bootstrap), outlets);
+        let (node, roots) = (bootstrap.node.id.clone(), roots(&bootstrap));
+        let mut config = ConfigLoop::new(node, bootstrap.api, roots, outlets);
         load_static(&mut config, &bootstrap)?;
         if let Some(saver) = load_disk(args, &bootstrap, &mut config, changed, dumps.clone())? {
             proxy.source_tasks.spawn(saver.run(proxy.sources.clone()));
         }
-        let inbox =
-            Inbox { events: event_inbox, answers: answer_inbox, dumps: dump_requests, checked };
+        let inbox = Inbox {
+            events: event_inbox,
+            answers: answer_inbox,
+            dumps: dump_requests,
+            asks,
+            checked,
+        };
         proxy.tasks.spawn(config.run(inbox, proxy.shutdown.clone()));
         let admin = Arc::new(Admin {
             registry,
@@ -163,16 +175,28 @@ impl Proxy {
         let serving =
             admin::serve(admin, admin_listener, proxy.tasks.clone(), proxy.shutdown.clone());
         proxy.tasks.spawn(serving);
-        if !bootstrap.control_planes.is_empty() {
-            let settings = client::Settings {
-                control_planes: bootstrap.control_planes,
-                api: bootstrap.api,
-                node: bootstrap.node,
-                node_once_a_stream: bootstrap.node_once_a_stream,
-            };
-            proxy.source_tasks.spawn(client::run(settings, events, proxy.sources.clone()));
-        }
+        proxy.follow(bootstrap, events, wanted_news);
         Ok(proxy)
+    }
+
+    /// Follows the control planes of the bootstrap, if there are any.
+    fn follow(
+        &self,
+        bootstrap: Bootstrap,
+        events: mpsc::Sender<Event>,
+        wanted: watch::Receiver<Arc<Wanted>>,
+    ) {
+        if bootstrap.control_planes.is_empty() {
+            return;
+        }
+        let settings = client::Settings {
+            control_planes: bootstrap.control_planes,
+            api: bootstrap.api,
+            node: bootstrap.node,
+            node_once_a_stream: bootstrap.node_once_a_stream,
+            wanted,
+        };
+        self.source_tasks.spawn(client::run(settings, events, self.sources.clone()));
     }
 
     /// Lets traffic go elsewhere, then ends what is left.
@@ -192,7 +216,7 @@ fn start_workers(
     args: &Args,
     snapshots: &SnapshotCell,
     registry: &Arc<Registry>,
-    node: &Node,
+    (node, desk): (&Node, Desk),
 ) -> anyhow::Result<Workers> {
     let count = match args.concurrency {
         Some(count) => count,
@@ -203,6 +227,7 @@ fn start_workers(
         access_log: args.access_log.clone(),
         node: node.id.as_str().into(),
         node_cluster: node.cluster.as_str().into(),
+        desk,
     };
     Workers::start(count, snapshots, &settings).context("cannot start workers")
 }

@@ -1,6 +1,5 @@
 //! A message body on its way through the proxy: counted, and given up when nothing moves.
 
-pub mod kept;
 pub mod tee;
 
 use std::cell::Cell;

@@ -159,11 +159,12 @@ fn link(
 }
 
 impl Chain {
-    /// Runs the chain on the way in; stops at the first reply.
+    /// Runs the chain on the way in; stops at the first that does not let it on.
     pub async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
         for (slot, filter) in self.0.iter().enumerate() {
             stage.slot = slot;
-            if let verdict @ Verdict::Reply(..) = filter.on_request(request, stage).await {
+            let verdict = filter.on_request(request, stage).await;
+            if matches!(verdict, Verdict::Reply(..)) || stage.notes.begins_again {
                 return verdict;
             }
         }

@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use arc_swap::{ArcSwap, Guard};
 use rustls::pki_types::ServerName;
 use xds_proto::convert::Address;
+use xds_proto::resource::ResourceType;
 
 use crate::cluster::balancer::{Balancer, BalancerConfig, Group, Selection, Tier, tiers};
 use crate::cluster::connect::{Connector, EndpointTls};
@@ -36,6 +37,7 @@ use crate::cluster::health::CheckConfig;
 use crate::cluster::live::{Breakers, ClusterLive, EndpointLive, Mark};
 use crate::cluster::outlier::OutlierConfig;
 use crate::cluster::protocol::ConnectionConfig;
+use crate::reference::Reference;
 use crate::telemetry::Registry;
 use crate::telemetry::stats::EndpointState;
 use crate::tls::SecretError;
@@ -61,13 +63,21 @@ pub struct ClusterConfig {
     pub check: Option<Arc<CheckConfig>>,
     /// When endpoints are left out for how they answer.
     pub outlier: Option<OutlierConfig>,
-    pub(crate) secret_names: Box<[Arc<str>]>,
+    pub(crate) secrets: Box<[Reference]>,
 }
 
 impl ClusterConfig {
     /// The secrets it needs.
-    pub fn secret_names(&self) -> &[Arc<str>] {
-        &self.secret_names
+    pub fn secrets(&self) -> &[Reference] {
+        &self.secrets
+    }
+
+    /// Names to `visit` each resource that it names.
+    pub fn references(&self, visit: &mut dyn FnMut(ResourceType, &Reference)) {
+        if let Discovery::Eds(endpoints) = &self.discovery {
+            visit(ResourceType::Endpoints, endpoints);
+        }
+        self.secrets.iter().for_each(|secret| visit(ResourceType::Secret, secret));
     }
 }
 
@@ -77,10 +87,7 @@ pub enum Discovery {
     /// The cluster names them.
     Static(Arc<EndpointsConfig>),
     /// The control plane sends them under this name.
-    Eds {
-        /// The name of the `ClusterLoadAssignment`.
-        service_name: Arc<str>,
-    },
+    Eds(Reference),
     /// Names are looked up.
     Dns(DnsConfig),
     /// It has those of other clusters, which help each other out in this order.

@@ -7,6 +7,8 @@ mod http_connection_manager;
 mod access_log;
 mod tcp_proxy;
 pub mod route;
+pub mod virtual_hosts;
+mod source;
 pub mod cluster;
 pub mod endpoints;
 pub mod secret;
@@ -17,6 +19,7 @@ pub(crate) mod hash_policy;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use xds_proto::envoy::service::runtime::v3::Runtime;
@@ -25,11 +28,14 @@ use xds_proto::google::protobuf::Any;
 use xds_proto::resource::{Resource, ResourceType};
 use xds_proto::version::Version;
 
+use crate::bootstrap::control_plane::Api;
 use crate::cluster::endpoints::EndpointsConfig;
 use crate::cluster::{ClusterConfig, Discovery};
+use crate::compile::route::RouteConfig;
 use crate::compile::table::Table;
+use crate::compile::virtual_hosts::VirtualHosts;
 use crate::listener::ListenerConfig;
-use crate::route::RouteTable;
+use crate::reference::{FETCH_TIMEOUT, Reference};
 use crate::tls::secret::SecretConfig;
 
 /// A resource that was refused, and why. What stood under its name before still stands.
@@ -84,13 +90,23 @@ pub struct Tables {
     clusters: Table<ClusterConfig>,
     endpoints: Table<EndpointsConfig>,
     listeners: Table<ListenerConfig>,
-    routes: Table<RouteTable>,
+    routes: Table<RouteConfig>,
+    virtual_hosts: VirtualHosts,
+    /// What a control plane has answered at least once.
+    answered: HashSet<ResourceType>,
+    /// Whether resources come state of the world, which has no virtual hosts by themselves.
+    is_sotw: bool,
     runtime: Table<Runtime>,
     resolved: HashMap<Arc<str>, Arc<EndpointsConfig>>,
     given_up: HashSet<Waiting>,
 }
 
 impl Tables {
+    /// Tables of what comes by this variant of the protocol.
+    pub fn new(api: Api) -> Self {
+        Self { is_sotw: api == Api::Sotw, ..Self::default() }
+    }
+
     /// Compiles and takes in what was added or changed, and drops what was removed. Good resources
     /// apply, a refused one keeps its last good form.
     pub fn apply(
@@ -123,12 +139,16 @@ impl Tables {
             // What a listener or cluster still names keeps its last good form, as in Envoy.
             ResourceType::Endpoints => self.endpoints.take(added, origin, endpoints::compile),
             ResourceType::Secret => self.secrets.take(added, origin, secret::compile),
-            ResourceType::Route => self.routes.take_encoded(added, origin, route::compile_encoded),
+            ResourceType::Route => self.admit_routes(origin, added),
+            ResourceType::VirtualHost => {
+                removed.iter().for_each(|name| self.virtual_hosts.remove(name));
+                let routes = &self.routes;
+                self.virtual_hosts.take(added, |table| routes.get(table).map(|config| &**config))
+            }
             ResourceType::Runtime => self.runtime.take(added, origin, Ok),
             ResourceType::LbEndpoint
             | ResourceType::ExtensionConfig
-            | ResourceType::ScopedRoute
-            | ResourceType::VirtualHost => added
+            | ResourceType::ScopedRoute => added
                 .iter()
                 .map(|resource| Rejected {
                     name: Arc::clone(&resource.name),
@@ -175,6 +195,30 @@ impl Tables {
         rejected
     }
 
+    fn admit_routes(&mut self, origin: Origin, added: &[Resource]) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        for resource in added {
+            let config = self.routes.compile_encoded(resource, origin, RouteConfig::compile);
+            let with_hosts = config.and_then(|config| {
+                let refuse = |error| Rejected { name: Arc::clone(&resource.name), error };
+                if self.is_sotw && config.vhds.is_some() {
+                    let error = FieldError::invalid("needs incremental xDS (DELTA_GRPC)");
+                    return Err(refuse(error.at("vhds")));
+                }
+                let hosts = self.virtual_hosts.under(&config).map_err(refuse)?;
+                Ok((config, hosts))
+            });
+            match with_hosts {
+                Ok((config, hosts)) => {
+                    self.virtual_hosts.replace(&resource.name, hosts);
+                    self.routes.insert(resource, origin, config);
+                }
+                Err(refused) => rejected.push(refused),
+            }
+        }
+        rejected
+    }
+
     /// Whether there is a resource of this type and name.
     pub fn contains(&self, kind: ResourceType, name: &str) -> bool {
         match kind {
@@ -184,10 +228,10 @@ impl Tables {
             ResourceType::Listener => self.listeners.contains(name),
             ResourceType::Route => self.routes.contains(name),
             ResourceType::Runtime => self.runtime.contains(name),
+            ResourceType::VirtualHost => self.virtual_hosts.contains(name),
             ResourceType::LbEndpoint
             | ResourceType::ExtensionConfig
-            | ResourceType::ScopedRoute
-            | ResourceType::VirtualHost => false,
+            | ResourceType::ScopedRoute => false,
         }
     }
 
@@ -199,13 +243,29 @@ impl Tables {
             ResourceType::Endpoints => self.endpoints.remove(name),
             ResourceType::Route => self.routes.remove(name),
             ResourceType::Runtime => self.runtime.remove(name),
+            ResourceType::VirtualHost => self.virtual_hosts.remove(name),
             ResourceType::Cluster
             | ResourceType::Listener
             | ResourceType::LbEndpoint
             | ResourceType::ExtensionConfig
-            | ResourceType::ScopedRoute
-            | ResourceType::VirtualHost => {}
+            | ResourceType::ScopedRoute => {}
         }
+    }
+
+    /// Drops the virtual hosts of a route configuration that nothing names any more; gives their
+    /// names.
+    pub fn forget_virtual_hosts(&mut self, table: &str) -> Vec<Arc<str>> {
+        self.virtual_hosts.forget(table)
+    }
+
+    /// Notes that a control plane has answered for this type.
+    pub fn note_answer(&mut self, kind: ResourceType) {
+        self.answered.insert(kind);
+    }
+
+    /// Whether a control plane has answered for this type.
+    pub fn is_answered(&self, kind: ResourceType) -> bool {
+        self.answered.contains(&kind)
     }
 
     /// No longer waits for something: who needs it makes do without.
@@ -239,18 +299,40 @@ impl Tables {
         self.listeners.iter()
     }
 
-    /// Names to `visit` each resource that an accepted one refers to.
-    pub fn references(&self, mut visit: impl FnMut(ResourceType, &Arc<str>)) {
-        for (_, config) in self.clusters.iter() {
-            if let Discovery::Eds { service_name } = &config.discovery {
-                visit(ResourceType::Endpoints, service_name);
+    /// Names to `visit` each resource that a cluster or listener refers to.
+    pub fn references(&self, visit: &mut dyn FnMut(ResourceType, &Reference)) {
+        self.clusters.iter().for_each(|(_, config)| config.references(visit));
+        self.listeners.iter().for_each(|(_, config)| config.references(visit));
+    }
+
+    /// Whether this route configuration has virtual hosts that come by themselves.
+    pub fn has_discovered_hosts(&self, routes: &str) -> bool {
+        self.routes.get(routes).is_some_and(|config| config.vhds.is_some())
+    }
+
+    /// The virtual hosts that came by themselves for a route configuration, by name.
+    pub fn virtual_hosts(&self, routes: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.virtual_hosts.of(routes).map(|(name, _)| name)
+    }
+
+    /// How long something is waited for, as who waits has it; none is for ever.
+    pub fn fetch_timeout(&self, waiting: &Waiting) -> Option<Duration> {
+        let mut timeout = Some(FETCH_TIMEOUT);
+        let mut visit = |kind, reference: &Reference| {
+            if kind == waiting.kind && reference.name == waiting.name {
+                timeout = reference.fetch_timeout;
             }
-            config.secret_names().iter().for_each(|name| visit(ResourceType::Secret, name));
+        };
+        if let Some(config) = self.clusters.get(&waiting.user) {
+            config.references(&mut visit);
         }
-        for (_, config) in self.listeners.iter() {
-            config.route_names().for_each(|name| visit(ResourceType::Route, name));
-            config.secret_names().for_each(|name| visit(ResourceType::Secret, name));
+        if let Some(config) = self.listeners.get(&waiting.user) {
+            config.references(&mut visit);
         }
+        if let Some(hosts) = self.routes.get(&waiting.user).and_then(|c| c.vhds.as_ref()) {
+            visit(ResourceType::VirtualHost, hosts);
+        }
+        timeout
     }
 
     /// The version of everything that is accepted.
@@ -261,6 +343,7 @@ impl Tables {
             self.endpoints.versions().collect(),
             self.listeners.versions().collect(),
             self.routes.versions().collect(),
+            self.virtual_hosts.versions().collect(),
         ]
         .map(Version::of_set);
         Version::of_set(types.iter().map(|version| ("", version)))
@@ -303,13 +386,13 @@ mod tests {
         let kind = ResourceType::Route;
         let resources = [sample::routes("a", "x"), sample::routes("b", "x")];
         assert_eq!(tables.apply(kind, &resources, &[]), []);
-        let before = Arc::clone(tables.routes.get("a").unwrap());
+        let before = Arc::clone(&tables.routes.get("a").unwrap().table);
         let bad = [renamed(sample::routes("a", "x"), b"\xff"), sample::routes("b", "y")];
         let rejected = tables.apply(kind, &bad, &[]);
         assert_eq!(rejected.len(), 1);
         assert!(rejected[0].error.to_string().starts_with("undecodable bytes"), "{rejected:?}");
-        assert!(Arc::ptr_eq(&before, tables.routes.get("a").unwrap()));
-        assert!(tables.routes.get("b").unwrap().cluster_names().eq([&"y".into()]));
+        assert!(Arc::ptr_eq(&before, &tables.routes.get("a").unwrap().table));
+        assert!(tables.routes.get("b").unwrap().table.cluster_names().eq([&"y".into()]));
     }
 
     #[test]
@@ -356,7 +439,7 @@ mod tests {
         tables.apply(ResourceType::Cluster, &[sample::cluster("a", 1)], &[]);
         tables.apply(ResourceType::Listener, &[sample::listener("l", 80, "r")], &[]);
         let mut seen = Vec::new();
-        tables.references(|kind, name| seen.push(format!("{kind} {name}")));
+        tables.references(&mut |kind, to| seen.push(format!("{kind} {}", to.name)));
         assert_eq!(seen, ["EDS a", "RDS r"]);
     }
 

@@ -12,6 +12,7 @@ mod grpc_web;
 mod header_mutation;
 mod health_check;
 mod local_ratelimit;
+mod on_demand;
 mod rbac;
 mod stateful_session;
 
@@ -212,6 +213,7 @@ filters! {
     header_mutation::HeaderMutation,
     health_check::HealthCheck,
     local_ratelimit::LocalRateLimit,
+    on_demand::OnDemand,
     rbac::Rbac,
     stateful_session::StatefulSession,
 }

@@ -2,6 +2,7 @@
 
 pub mod collect;
 pub mod keep;
+pub mod on_demand;
 pub mod rate_limit;
 pub mod stage;
 

@@ -22,3 +22,4 @@ pub mod format;
 pub mod body;
 pub mod telemetry;
 pub mod bootstrap;
+pub mod reference;

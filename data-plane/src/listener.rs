@@ -12,6 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use xds_proto::resource::ResourceType;
+
 use self::http::HttpOptions;
 use self::local_reply::LocalReplies;
 use self::log::{AccessLogConfig, LineFormat, LogFilter};
@@ -20,6 +22,7 @@ use self::routing::{Before, Filters, Routing};
 use self::tcp::TcpConfig;
 use crate::chain::ChainConfig;
 use crate::cluster::Cluster;
+use crate::reference::Reference;
 use crate::route::RouteTable;
 use crate::route::linked::LinkedRoutes;
 use crate::telemetry::Registry;
@@ -63,12 +66,15 @@ impl ListenerConfig {
         self.chains.iter().chain(&self.default_chain)
     }
 
-    /// The route tables that it asks for by name.
-    pub fn route_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.all_chains().filter_map(|chain| match &chain.http.routes {
-            RouteSource::Named(name) => Some(name),
-            RouteSource::Inline(_) => None,
-        })
+    /// Names to `visit` each resource that it names.
+    pub fn references(&self, visit: &mut dyn FnMut(ResourceType, &Reference)) {
+        for chain in self.all_chains() {
+            if let RouteSource::Named(routes) = &chain.http.routes {
+                visit(ResourceType::Route, routes);
+            }
+            let secrets = chain.tls.iter().flat_map(|tls| tls.secrets());
+            secrets.for_each(|secret| visit(ResourceType::Secret, secret));
+        }
     }
 
     /// The clusters that its own routes and filters name.
@@ -81,11 +87,6 @@ impl ListenerConfig {
             let routed = routed.into_iter().flat_map(|table| table.cluster_names().cloned());
             routed.chain(chain.http.filters.cluster_names())
         })
-    }
-
-    /// The secrets that it needs.
-    pub fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.all_chains().filter_map(|chain| chain.tls.as_ref()).flat_map(|tls| tls.secret_names())
     }
 }
 
@@ -140,8 +141,8 @@ impl HttpConfig {
 pub enum RouteSource {
     /// They stand in the listener.
     Inline(Arc<RouteTable>),
-    /// The control plane sends them under this name.
-    Named(Arc<str>),
+    /// The control plane sends them.
+    Named(Reference),
 }
 
 /// A listener that connections can be served by.
@@ -278,7 +279,7 @@ impl FilterChain {
             RouteSource::Inline(table) => {
                 parts.inline(table, previous.map(|previous| &previous.routing.routes))
             }
-            RouteSource::Named(name) => {
+            RouteSource::Named(Reference { name, .. }) => {
                 parts.routes(name).ok_or_else(|| Missing::Routes(Arc::clone(name)))?
             }
         };

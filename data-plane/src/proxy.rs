@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -41,7 +41,7 @@ use crate::format::mutation::Side;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::listener::http::HttpOptions;
-use crate::route::action::{Action, Forward};
+use crate::route::action::{Action, DirectResponse, Forward};
 use crate::route::{Found, NotFound, RequestView};
 use crate::telemetry::why::Why;
 
@@ -81,8 +81,7 @@ async fn answer(
     chain: &FilterChain,
     request: Request<Body>,
 ) -> Response<Body> {
-    let options = &chain.config.http.options;
-    let mut response = match admit(exchange, options, request) {
+    let response = match admit(exchange, &chain.config.http.options, request) {
         Err(refused) => {
             exchange.note_route(chain, None);
             let (why, response) = reply::refused(refused);
@@ -90,10 +89,38 @@ async fn answer(
         }
         Ok(admitted) => match route(exchange, chain, admitted).await {
             Ok(response) => response,
-            Err(local) => ours(exchange, local.why, local.respond()),
+            Err(Unrouted::Local(local)) => ours(exchange, local.why, local.respond()),
+            // Rare, so that it does not add to the size of every request.
+            Err(Unrouted::Stale(admitted)) => return Box::pin(again(exchange, *admitted)).await,
         },
     };
+    leave(exchange, chain, response).await
+}
+
+/// The response to a request that begins again, with the present configuration.
+async fn again(exchange: &mut Exchange, admitted: Admitted) -> Response<Body> {
+    exchange.restart();
+    let view = exchange.view.clone();
+    let Some(chain) = view.chain() else { return Local::new(Why::InternalError).respond() };
+    let response = match route(exchange, chain, admitted).await {
+        Ok(response) => response,
+        Err(Unrouted::Local(local)) => ours(exchange, local.why, local.respond()),
+        // It begins again only once.
+        Err(Unrouted::Stale(_)) => {
+            ours(exchange, Why::InternalError, Local::new(Why::InternalError).respond())
+        }
+    };
+    leave(exchange, chain, response).await
+}
+
+/// Runs the filters on the way out.
+async fn leave(
+    exchange: &mut Exchange,
+    chain: &FilterChain,
+    mut response: Response<Body>,
+) -> Response<Body> {
     filters::on_response(exchange, chain, &mut response).await;
+    let options = &chain.config.http.options;
     let id = exchange.request_id();
     edge::response(response.headers_mut(), &options.edge, &options.server, id);
     response
@@ -145,12 +172,25 @@ fn admit(
     Ok((Request::from_parts(head, body), asks.upgrade))
 }
 
+/// Why a request was not answered as its route says.
+enum Unrouted {
+    Local(Local),
+    /// The configuration has changed under it: it begins again.
+    Stale(Box<Admitted>),
+}
+
+impl From<Local> for Unrouted {
+    fn from(local: Local) -> Self {
+        Self::Local(local)
+    }
+}
+
 /// Finds the route, runs the filters, and does what the route says.
 async fn route(
     exchange: &mut Exchange,
     chain: &FilterChain,
     (mut request, upgrade): Admitted,
-) -> Result<Response<Body>, Local> {
+) -> Result<Response<Body>, Unrouted> {
     let table = &chain.routing.routes.table;
     if !exchange.origin.is_some_and(|origin| origin.is_internal) {
         for name in table.internal_only() {
@@ -160,43 +200,50 @@ async fn route(
     let random = fastrand::u64(..);
     let mut found = table.find(&view(exchange, &request, random));
     exchange.note_route(chain, found.as_ref().ok());
-    if let Verdict::Reply(why, response) =
-        filters::on_request(exchange, chain, (found.as_ref().ok(), random), &mut request).await?
-    {
-        exchange.headers = request.into_parts().0.headers;
-        return Ok(ours(exchange, why, *response));
+    let way = (found.as_ref().map_err(|not_found| *not_found), random);
+    match filters::on_request(exchange, chain, way, &mut request).await? {
+        Verdict::Continue if exchange.notes.begins_again => {
+            return Err(Unrouted::Stale(Box::new((request, upgrade))));
+        }
+        Verdict::Continue => {}
+        Verdict::Reply(why, response) => {
+            exchange.headers = request.into_parts().0.headers;
+            return Ok(ours(exchange, why, *response));
+        }
     }
     if exchange.notes.is_route_stale {
         found = table.find(&view(exchange, &request, random));
         exchange.note_route(chain, found.as_ref().ok());
     }
     if chain.config.http.filters.router.is_none() {
-        return Err(filters::nobody(exchange, chain).await);
+        return Err(filters::nobody(exchange, chain).await.into());
     }
     let found = match found {
         Ok(found) => found,
-        Err(not_found) => return no_route(exchange, not_found, request),
+        Err(not_found) => return Ok(no_route(exchange, not_found, request)?),
     };
-    match &found.route.action {
+    Ok(match &found.route.action {
         Action::Forward(forward) => {
             let upgrade = allowed(upgrade.as_ref(), forward, &chain.config.http.options)?;
             let retry = forward.retry.as_deref();
             let plan = Plan { chain, found: &found, forward, upgrade, random, retry };
-            forward::forward(exchange, plan, request).await
+            forward::forward(exchange, plan, request).await?
         }
         Action::Redirect(redirect) => {
             let response = redirect.respond(&view(exchange, &request, random), found.matched);
-            Ok(direct(exchange, &found, request, response.map(|()| Body::empty())))
+            direct(exchange, &found, request, response.map(|()| Body::empty()))
         }
-        Action::Direct(direct_response) => {
-            let mut response = Response::new(Body::full(direct_response.body.clone()));
-            *response.status_mut() = direct_response.status;
-            if let Some(kind) = &direct_response.content_type {
-                response.headers_mut().insert(http::header::CONTENT_TYPE, kind.clone());
-            }
-            Ok(direct(exchange, &found, request, response))
-        }
+        Action::Direct(response) => direct(exchange, &found, request, fixed(response)),
+    })
+}
+
+fn fixed(direct: &DirectResponse) -> Response<Body> {
+    let mut response = Response::new(Body::full(direct.body.clone()));
+    *response.status_mut() = direct.status;
+    if let Some(kind) = &direct.content_type {
+        response.headers_mut().insert(CONTENT_TYPE, kind.clone());
     }
+    response
 }
 
 fn view<'a>(exchange: &Exchange, request: &'a Request<Body>, random: u64) -> RequestView<'a> {

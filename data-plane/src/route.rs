@@ -78,6 +78,8 @@ pub struct RouteTable {
 #[derive(Debug, Default)]
 pub struct Frame {
     pub(crate) name: Arc<str>,
+    /// Whether other virtual hosts may come by themselves (`vhds`).
+    pub(crate) has_discovered_hosts: bool,
     /// What it says of filters, in the second set where it says something.
     pub(crate) overrides: OverrideTable,
     pub(crate) mutations: Mutations,
@@ -196,11 +198,7 @@ impl RouteTable {
     /// # Errors
     /// When there is none, and why.
     pub fn find(&self, request: &RequestView<'_>) -> Result<Found<'_>, NotFound> {
-        let host = match host::port_start(request.host) {
-            Some(port) if self.frame.ignore_port => &request.host[..port],
-            _ => request.host,
-        };
-        let number = self.hosts.find(host).ok_or(NotFound::NoVirtualHost)?;
+        let number = self.hosts.find(self.host(request.host)).ok_or(NotFound::NoVirtualHost)?;
         let virtual_host =
             self.virtual_hosts.get(number as usize).ok_or(NotFound::NoVirtualHost)?;
         if virtual_host.require_tls.holds(request) {
@@ -210,6 +208,24 @@ impl RouteTable {
         let route = virtual_host.find(path, request).ok_or(NotFound::NoRoute)?;
         let matched = route.condition.path.matched(path);
         Ok(Found { table: self, virtual_host, host: HostNumber(number), route, matched })
+    }
+
+    /// A host as its domains have it: without the port, where the table says so.
+    pub fn host<'h>(&self, host: &'h str) -> &'h str {
+        match host::port_start(host) {
+            Some(port) if self.frame.ignore_port => &host[..port],
+            _ => host,
+        }
+    }
+
+    /// Whether there is a virtual host for this host.
+    pub fn has_host(&self, host: &str) -> bool {
+        self.hosts.find(self.host(host)).is_some()
+    }
+
+    /// Whether other virtual hosts may come by themselves (`vhds`).
+    pub fn has_discovered_hosts(&self) -> bool {
+        self.frame.has_discovered_hosts
     }
 
     /// The part of the path that routes match on.

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::sockets::{BindAddress, Sockets};
 use self::worker::Command;
+use crate::filtering::on_demand::Desk;
 use crate::proxy::worker::WorkerSettings;
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::Registry;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub node: Arc<str>,
     /// The cluster that the node belongs to.
     pub node_cluster: Arc<str>,
+    /// Where virtual hosts are asked for that are not there yet.
+    pub desk: Desk,
 }
 
 /// The threads that serve. Dropped, they end at once.
@@ -71,6 +74,7 @@ impl Workers {
             access_log,
             node: Arc::clone(&settings.node),
             node_cluster: Arc::clone(&settings.node_cluster),
+            desk: settings.desk.clone(),
             own_address: sockets::own_address(),
         };
         let mut workers = Vec::with_capacity(count.get());

@@ -26,6 +26,10 @@ pub struct Update {
     pub added: Vec<Resource>,
     /// Resources that the server says are gone.
     pub removed: Vec<Arc<str>>,
+    /// Resources that the server names and does not send: it has none, or ours has not changed.
+    pub bodiless: Vec<Arc<str>>,
+    /// Other names that resources were asked for by, and their own.
+    pub aliases: Vec<(Arc<str>, Arc<str>)>,
     /// Whether the response holds all there is, so that what is missing is gone.
     pub is_complete: bool,
     /// What is wrong with the response itself.
@@ -73,6 +77,9 @@ pub trait Protocol {
 
     /// Takes a response apart.
     fn read(&mut self, response: Self::Response) -> Incoming;
+
+    /// Asks for what is wanted by now.
+    fn follow(&mut self, wanted: &Wanted) -> Vec<Self::Request>;
 
     /// Answers a response, with the reason if it is refused, and asks for what is wanted by now.
     fn settle(

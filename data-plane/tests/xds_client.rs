@@ -10,7 +10,7 @@ use data_plane::xds::subscription::Wanted;
 use data_plane::xds::{Start, Update};
 use futures_util::{Stream, StreamExt};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -82,6 +82,7 @@ struct Test {
     events: mpsc::Receiver<Event>,
     requests: mpsc::Receiver<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    wanted: watch::Sender<Arc<Wanted>>,
     shutdown: CancellationToken,
 }
 
@@ -98,6 +99,7 @@ impl Test {
         let service = AggregatedDiscoveryServiceServer::new(server);
         let incoming = TcpListenerStream::new(listener);
         tasks.spawn(tonic::transport::Server::builder().serve_with_incoming(service, incoming));
+        let (wanted, wanted_news) = watch::channel(Arc::new(wanted(&[])));
         let mut control_planes = Vec::new();
         for _ in 0..others {
             let gone = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
@@ -109,11 +111,12 @@ impl Test {
             api: Api::Delta,
             node: Node { id: "n".into(), ..Node::default() },
             node_once_a_stream: true,
+            wanted: wanted_news,
         };
         let (events, inbox) = mpsc::channel(16);
         let shutdown = CancellationToken::new();
         tasks.spawn(client::run(settings, events, shutdown.clone()));
-        Ok(Self { events: inbox, requests: request_inbox, responses, shutdown })
+        Ok(Self { events: inbox, requests: request_inbox, responses, wanted, shutdown })
     }
 
     async fn event(&mut self) -> anyhow::Result<Event> {
@@ -181,12 +184,30 @@ async fn a_response_is_answered_when_the_verdict_is_there() -> anyhow::Result<()
         anyhow::bail!("no update");
     };
     assert_eq!((kind, added.len()), (ResourceType::Cluster, 1));
-    let verdict = Verdict { rejected: Vec::new(), wanted: wanted(&["a"]) };
+    test.wanted.send_replace(Arc::new(wanted(&["a"])));
+    let verdict = Verdict { rejected: Vec::new() };
     reply.send(verdict).map_err(|_| anyhow::anyhow!("no client"))?;
     let answer = test.request().await?;
     assert_eq!((&*answer.response_nonce, answer.error_detail), ("n1", None));
     let endpoints = test.request().await?;
     assert_eq!(endpoints.resource_names_subscribe, ["a"]);
+    test.shutdown.cancel();
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_wanted_meanwhile_is_asked_for_at_once() -> anyhow::Result<()> {
+    let mut test = Test::start(0).await?;
+    test.connect(Start { wanted: wanted(&[]), ..Start::default() }).await?;
+    test.request().await?;
+    test.responses.send(Ok(cluster("n1")?)).await?;
+    let _held = test.event().await?;
+    test.wanted.send_replace(Arc::new(wanted(&["a"])));
+    let endpoints = test.request().await?;
+    assert_eq!(
+        (&*endpoints.response_nonce, &*endpoints.resource_names_subscribe),
+        ("", &["a".to_owned()][..])
+    );
     test.shutdown.cancel();
     Ok(())
 }

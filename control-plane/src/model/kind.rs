@@ -6,8 +6,7 @@ use crate::finding::suggest::did_you_mean;
 use crate::finding::{Finding, Severity, codes};
 use crate::model::schema::{self, Problem, Report, Schema};
 use crate::model::{
-    backend, configmap, endpointslice, gateway, gatewayclass, grpcroute, httproute, namespace,
-    referencegrant, secret, service,
+    backend, gateway, gatewayclass, grpcroute, httproute, namespace, referencegrant, secret,
 };
 
 /// One kind of document.
@@ -54,11 +53,8 @@ pub struct Column {
 pub static KINDS: &[&Kind] = &[
     &namespace::KIND,
     &secret::KIND,
-    &configmap::KIND,
     &gatewayclass::KIND,
     &referencegrant::KIND,
-    &service::KIND,
-    &endpointslice::KIND,
     &backend::KIND,
     &gateway::KIND,
     &httproute::KIND,

@@ -87,9 +87,7 @@ fn makers(kind: ResourceType) -> &'static [&'static str] {
         ResourceType::Route | ResourceType::ScopedRoute | ResourceType::VirtualHost => {
             &["HTTPRoute", "GRPCRoute"]
         }
-        ResourceType::Cluster | ResourceType::Endpoints | ResourceType::LbEndpoint => {
-            &["Backend", "Service"]
-        }
+        ResourceType::Cluster | ResourceType::Endpoints | ResourceType::LbEndpoint => &["Backend"],
         ResourceType::Secret => &["Secret"],
         ResourceType::Listener | ResourceType::ExtensionConfig | ResourceType::Runtime => {
             &["Gateway"]

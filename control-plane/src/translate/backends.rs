@@ -12,8 +12,6 @@ use crate::translate::plan::RouteKind;
 pub(super) enum Target {
     /// A Backend.
     Backend(Place),
-    /// A port of a Service.
-    Service(Place, u16),
 }
 
 impl fmt::Display for Target {
@@ -21,7 +19,6 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Backend(place) => write!(f, "backend/{place}"),
-            Self::Service(place, port) => write!(f, "service/{place}/{port}"),
         }
     }
 }
@@ -31,7 +28,6 @@ impl Target {
     pub(super) fn object(&self) -> ObjectRef {
         match self {
             Self::Backend(place) => ObjectRef::new("Backend", place.clone()),
-            Self::Service(place, _) => ObjectRef::new("Service", place.clone()),
         }
     }
 }

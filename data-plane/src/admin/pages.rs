@@ -13,7 +13,7 @@ pub(super) fn clusters(snapshot: &Snapshot) -> String {
     for name in names {
         let Some(cluster) = snapshot.clusters.get(name) else { continue };
         push(&mut text, format_args!("{name}::observability_name::{name}"));
-        let has_eds = matches!(cluster.config.discovery, crate::cluster::Discovery::Eds { .. });
+        let has_eds = matches!(cluster.config.discovery, crate::cluster::Discovery::Eds(_));
         push(&mut text, format_args!("{name}::added_via_eds::{has_eds}"));
         for endpoint in &cluster.endpoints {
             let at = format!("{name}::{}", endpoint.label);

@@ -1,5 +1,7 @@
 //! The config loop: the one task that owns what is accepted, and swaps in what follows from it.
 
+mod hosts;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,12 +13,16 @@ use xds_proto::resource::{Resource, ResourceType};
 
 use crate::admin::Readiness;
 use crate::admin::dump::Dump;
+use crate::app::demands::Demands;
 use crate::app::listening::Listening;
 use crate::app::lookups::{Answer, Lookups};
-use crate::app::patience::{FETCH_TIMEOUT, Patience, Situation};
+use crate::app::patience::{Patience, Situation};
 use crate::app::watches::Watches;
+use crate::bootstrap::control_plane::Api;
 use crate::compile::link::link;
 use crate::compile::{Change, Origin, Rejected, Tables, Waiting};
+use crate::filtering::on_demand::Ask;
+use crate::reference::FETCH_TIMEOUT;
 use crate::snapshot::{Snapshot, SnapshotCell};
 use crate::telemetry::Registry;
 use crate::telemetry::stats::ConfigSource;
@@ -37,6 +43,8 @@ pub(super) struct Inbox {
     pub(super) answers: mpsc::Receiver<Answer>,
     /// From those who want to know what the loop knows.
     pub(super) dumps: mpsc::Receiver<oneshot::Sender<Dump>>,
+    /// From requests that wait for their virtual hosts.
+    pub(super) asks: mpsc::Receiver<Ask>,
     /// When the endpoints of a new cluster may have been checked.
     pub(super) checked: Arc<Notify>,
 }
@@ -50,14 +58,16 @@ pub(super) struct Outlets {
     pub(super) lookups: Lookups,
     pub(super) watches: Watches,
     pub(super) readiness: watch::Sender<Readiness>,
+    /// Tells the xDS client what is wanted.
+    pub(super) wanted: watch::Sender<Arc<Wanted>>,
     /// Told when what is saved on disk is out of date.
     pub(super) changed: Arc<Notify>,
 }
 
-/// A verdict that waits until the routes it is about are in force.
+/// A verdict that waits until the routes or virtual hosts that it is about are in force.
 #[derive(Debug)]
 struct Held {
-    routes: Vec<Arc<str>>,
+    users: Vec<Arc<str>>,
     rejected: Vec<Rejected>,
     reply: oneshot::Sender<Verdict>,
 }
@@ -69,7 +79,8 @@ pub(super) struct ConfigLoop {
     roots: Roots,
     tables: Tables,
     cache: Cache,
-    wanted: Wanted,
+    wanted: Arc<Wanted>,
+    demands: Demands,
     current: Arc<Snapshot>,
     patience: Patience,
     waiting: Vec<Waiting>,
@@ -79,19 +90,18 @@ pub(super) struct ConfigLoop {
     connected: Option<Instant>,
     /// When people were last told that no control plane answers.
     complained: Option<Instant>,
-    /// Which wildcard types have been answered once, and so are known to be complete.
-    answered: HashSet<ResourceType>,
     out: Outlets,
 }
 
 impl ConfigLoop {
-    pub(super) fn new(node_id: String, roots: Roots, out: Outlets) -> Self {
+    pub(super) fn new(node_id: String, api: Api, roots: Roots, out: Outlets) -> Self {
         Self {
             node_id,
             roots,
-            tables: Tables::default(),
+            tables: Tables::new(api),
             cache: Cache::default(),
-            wanted: Wanted::default(),
+            wanted: Arc::default(),
+            demands: Demands::default(),
             current: out.snapshots.load(),
             patience: Patience::default(),
             waiting: Vec::new(),
@@ -99,7 +109,6 @@ impl ConfigLoop {
             source: ConfigSource::Bootstrap,
             connected: None,
             complained: None,
-            answered: HashSet::new(),
             out,
         }
     }
@@ -123,6 +132,9 @@ impl ConfigLoop {
             if origin == Origin::ControlPlane {
                 self.source = ConfigSource::Disk;
                 self.cache.record(&added, &rejected, SystemTime::now());
+                if kind == ResourceType::VirtualHost {
+                    added.iter().for_each(|resource| self.demands.restore(&resource.name));
+                }
                 // What was refused is not kept: a control plane has to send it again.
                 for refused in &rejected {
                     self.cache.forget(kind, &refused.name);
@@ -134,14 +146,14 @@ impl ConfigLoop {
         if origin == Origin::Bootstrap && !all_rejected.is_empty() {
             return all_rejected;
         }
-        self.wanted = Wanted::derive(&self.roots, &self.tables);
+        self.follow_references();
         self.relink();
         all_rejected
     }
 
     /// Says that what was loaded is all that is needed to serve.
     pub(super) fn mark_complete(&mut self) {
-        self.answered.extend([ResourceType::Listener, ResourceType::Cluster]);
+        self.note_all_answered();
         self.review_readiness();
     }
 
@@ -166,6 +178,7 @@ impl ConfigLoop {
                 Some(event) = inbox.events.recv() => {
                     tokio::task::block_in_place(|| self.hear(event));
                 }
+                Some(ask) = inbox.asks.recv() => self.hear_requests(ask, &mut inbox.asks),
                 () = inbox.checked.notified() => {
                     let is_ready = self.current.warming.values().any(|one| one.is_checked());
                     if is_ready {
@@ -214,7 +227,7 @@ impl ConfigLoop {
     }
 
     fn start(&self) -> Start {
-        let mut start = Start { wanted: self.wanted.clone(), ..Start::default() };
+        let mut start = Start { wanted: (*self.wanted).clone(), ..Start::default() };
         for kind in ResourceType::ALL {
             start.versions[kind.index()] = self.cache.versions(kind, self.wanted.of(kind));
         }
@@ -225,6 +238,7 @@ impl ConfigLoop {
         let kind = update.kind;
         let removed = self.removed_by(&update);
         let interest = self.wanted.of(kind);
+        let names: Vec<_> = update.added.iter().map(|added| Arc::clone(&added.name)).collect();
         let added: Vec<_> = update
             .added
             .into_iter()
@@ -236,23 +250,32 @@ impl ConfigLoop {
         let compiled = self.tables.admit(change, &mut |config| self.out.listening.admit(config));
         self.cache.record(&added, &compiled, SystemTime::now());
         self.settle(kind, &added, &removed);
-        self.answered.insert(kind);
+        let is_first = !self.tables.is_answered(kind);
+        self.tables.note_answer(kind);
         self.source = ConfigSource::Xds;
         let mut rejected = update.refused;
         rejected.extend(compiled);
         self.log(kind, version, &rejected);
-        if added.is_empty() && removed.is_empty() {
+        if kind == ResourceType::VirtualHost {
+            let known = names.iter().map(|name| (name, name));
+            let aliases = update.aliases.iter().map(|(alias, name)| (alias, name));
+            self.note_hosts(known.chain(aliases), update.bodiless.iter().chain(&removed));
+        }
+        if added.is_empty() && removed.is_empty() && !is_first {
             self.review_readiness();
         } else {
-            self.follow_references(kind);
+            self.follow_references();
             self.relink();
             self.out.changed.notify_one();
         }
-        let routes: Vec<_> = match kind {
-            ResourceType::Route => added.iter().map(|route| Arc::clone(&route.name)).collect(),
+        self.answer_requests();
+        let users: Vec<_> = match kind {
+            ResourceType::Route | ResourceType::VirtualHost => {
+                added.iter().map(|resource| Arc::clone(&resource.name)).collect()
+            }
             _ => Vec::new(),
         };
-        self.held.push(Held { routes, rejected, reply });
+        self.held.push(Held { users, rejected, reply });
         self.release();
     }
 
@@ -277,7 +300,10 @@ impl ConfigLoop {
             self.patience.settle(kind, &resource.name);
         }
         for name in removed {
-            if matches!(kind, ResourceType::Listener | ResourceType::Cluster) {
+            // A virtual host that is gone is remembered as long as it is asked for.
+            let is_gone =
+                [ResourceType::Listener, ResourceType::Cluster, ResourceType::VirtualHost];
+            if is_gone.contains(&kind) {
                 self.cache.forget(kind, name);
             } else if self.wanted.of(kind).covers(name) && !self.tables.contains(kind, name) {
                 self.patience.mark_absent(kind, Arc::clone(name));
@@ -285,12 +311,12 @@ impl ConfigLoop {
         }
     }
 
-    /// Derives what is wanted, and drops what no listener or cluster names any more.
-    fn follow_references(&mut self, kind: ResourceType) {
-        if !matches!(kind, ResourceType::Listener | ResourceType::Cluster) {
-            return;
-        }
-        let wanted = Wanted::derive(&self.roots, &self.tables);
+    /// Derives what is wanted, and drops what nothing names any more.
+    fn follow_references(&mut self) {
+        let derive = |demands: &Demands, tables: &Tables| {
+            Wanted::derive(&self.roots, tables, demands.names())
+        };
+        let wanted = derive(&self.demands, &self.tables);
         for kind in [ResourceType::Secret, ResourceType::Endpoints, ResourceType::Route] {
             for name in self.wanted.of(kind).names.difference(&wanted.of(kind).names) {
                 self.tables.forget(kind, name);
@@ -298,7 +324,16 @@ impl ConfigLoop {
                 self.patience.settle(kind, name);
             }
         }
-        self.wanted = wanted;
+        self.forget_hosts(&wanted);
+        self.want(wanted);
+    }
+
+    /// Tells the xDS client what is wanted.
+    fn want(&mut self, wanted: Wanted) {
+        if *self.wanted != wanted {
+            self.wanted = Arc::new(wanted);
+            self.out.wanted.send_replace(Arc::clone(&self.wanted));
+        }
     }
 
     /// Links what is accepted, swaps it in, and lets sockets and look-ups follow.
@@ -326,6 +361,7 @@ impl ConfigLoop {
         self.out.watches.follow(&self.current);
         self.out.registry.proxy().swapped(self.source, began.elapsed());
         self.release();
+        self.answer_requests();
         self.review_readiness();
     }
 
@@ -338,11 +374,12 @@ impl ConfigLoop {
                 is_connected: self.connected.is_some(),
                 is_known: &|name| tables.contains(ResourceType::Cluster, name),
                 is_looked_up: &|name| tables.is_looked_up(name),
+                fetch_timeout: &|waiting| tables.fetch_timeout(waiting),
             },
         )
     }
 
-    /// Answers responses whose routes are in force.
+    /// Answers responses whose routes and virtual hosts are in force.
     fn release(&mut self) {
         let waiting: HashSet<&str> = self
             .waiting
@@ -352,12 +389,11 @@ impl ConfigLoop {
             .collect();
         let (held, done) = std::mem::take(&mut self.held)
             .into_iter()
-            .partition(|held| held.routes.iter().any(|name| waiting.contains(&**name)));
+            .partition(|held| held.users.iter().any(|name| waiting.contains(&**name)));
         self.held = held;
         for Held { rejected, reply, .. } in done {
-            let wanted = self.wanted.clone();
             // The stream may have gone; the next one starts with what is applied.
-            drop(reply.send(Verdict { rejected, wanted }));
+            drop(reply.send(Verdict { rejected }));
         }
     }
 
@@ -388,13 +424,18 @@ impl ConfigLoop {
 
     fn expire(&mut self) {
         if self.connected.is_some_and(|since| since.elapsed() >= FETCH_TIMEOUT) {
-            self.answered.extend([ResourceType::Listener, ResourceType::Cluster]);
+            self.note_all_answered();
         }
         self.relink();
     }
 
+    fn note_all_answered(&mut self) {
+        self.tables.note_answer(ResourceType::Listener);
+        self.tables.note_answer(ResourceType::Cluster);
+    }
+
     fn is_answered(&self) -> bool {
-        let is_answered = |kind| !self.wanted.of(kind).wildcard || self.answered.contains(&kind);
+        let is_answered = |kind| !self.wanted.of(kind).wildcard || self.tables.is_answered(kind);
         is_answered(ResourceType::Listener) && is_answered(ResourceType::Cluster)
     }
 
@@ -414,7 +455,7 @@ impl ConfigLoop {
     fn dump(&self) -> Dump {
         Dump {
             cache: self.cache.clone(),
-            wanted: self.wanted.clone(),
+            wanted: (*self.wanted).clone(),
             absent: self.patience.absent().clone(),
             listening: self.out.listening.addresses(),
         }

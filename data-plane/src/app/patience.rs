@@ -8,10 +8,7 @@ use tokio::time::Instant;
 use xds_proto::resource::ResourceType;
 
 use crate::compile::Waiting;
-
-/// How long a resource that was asked for may take, from when a stream stands. Envoy's
-/// `initial_fetch_timeout`, and gRPC's does-not-exist timer.
-pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+use crate::reference::FETCH_TIMEOUT;
 
 /// How long routes wait for a cluster that nobody has announced: it may be on its way behind them,
 /// from a control plane that sends routes first.
@@ -36,6 +33,8 @@ pub(super) struct Situation<'a> {
     pub(super) is_known: &'a dyn Fn(&str) -> bool,
     /// Whether the endpoints of a cluster come from DNS.
     pub(super) is_looked_up: &'a dyn Fn(&str) -> bool,
+    /// How long something may take, from when a stream stands; none is for ever.
+    pub(super) fetch_timeout: &'a dyn Fn(&Waiting) -> Option<Duration>,
 }
 
 impl Patience {
@@ -55,7 +54,7 @@ impl Patience {
     }
 
     fn deadline(&self, waiting: &Waiting, situation: Situation<'_>) -> Option<Instant> {
-        let Situation { now, is_connected, is_known, is_looked_up } = situation;
+        let Situation { now, is_connected, is_known, is_looked_up, fetch_timeout } = situation;
         if self.absent.contains(&(waiting.kind, Arc::clone(&waiting.name))) {
             return Some(now);
         }
@@ -67,7 +66,9 @@ impl Patience {
             ResourceType::Cluster => Some(now),
             ResourceType::Endpoints if is_looked_up(&waiting.user) => lasts(FETCH_TIMEOUT),
             // The timer runs only while the request can be answered.
-            _ if is_connected => lasts(FETCH_TIMEOUT),
+            _ if is_connected => fetch_timeout(waiting).and_then(lasts),
+            // Whether there are more virtual hosts is asked for each request.
+            ResourceType::VirtualHost => Some(now),
             _ => None,
         }
     }
@@ -107,6 +108,11 @@ mod tests {
             is_connected,
             is_known: &|name| name == "known",
             is_looked_up: &|name| name == "dns",
+            fetch_timeout: &|waiting| match &*waiting.name {
+                "ever" => None,
+                "short" => Some(Duration::from_secs(1)),
+                _ => Some(FETCH_TIMEOUT),
+            },
         }
     }
 
@@ -121,6 +127,19 @@ mod tests {
         assert_eq!(patience.next(), Some(start + FETCH_TIMEOUT));
         let later = situation(start + FETCH_TIMEOUT, true);
         assert_eq!(patience.review(&endpoints, later), endpoints);
+    }
+
+    #[test]
+    fn who_waits_says_how_long() {
+        let mut patience = Patience::default();
+        let start = Instant::now();
+        let both = ["short", "ever"].map(|name| waiting("c", ResourceType::Endpoints, name));
+        assert!(patience.review(&both, situation(start, true)).is_empty());
+        assert_eq!(patience.next(), Some(start + Duration::from_secs(1)));
+        let later = situation(start + FETCH_TIMEOUT * 100, true);
+        assert_eq!(patience.review(&both, later), both[..1]);
+        let hosts = [waiting("r", ResourceType::VirtualHost, "r")];
+        assert_eq!(patience.review(&hosts, situation(start, false)), hosts);
     }
 
     #[test]

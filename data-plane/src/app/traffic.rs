@@ -26,6 +26,7 @@ use xds_proto::resource::{Resource, ResourceType};
 
 use crate::compile::Tables;
 use crate::compile::link::link;
+use crate::filtering::on_demand::Desk;
 use crate::serve::sockets::BindAddress;
 use crate::serve::{Settings, Workers};
 use crate::snapshot::SnapshotCell;
@@ -191,6 +192,7 @@ impl Proxy {
         let log = folder.path().join("access.log");
         let (snapshots, registry) = (SnapshotCell::default(), Arc::new(Registry::default()));
         let settings = Settings {
+            desk: Desk::new().0,
             registry: Arc::clone(&registry),
             access_log: Some(log.clone()),
             node: "n".into(),

@@ -99,7 +99,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
     })?;
     let tls = socket::compile(transport_socket, &mut connection).at("transport_socket")?;
     Ok(ClusterConfig {
-        secret_names: tls.iter().flat_map(ClientTlsConfig::secret_names).map(Arc::clone).collect(),
+        secrets: tls.iter().flat_map(ClientTlsConfig::secrets).cloned().collect(),
         name,
         discovery,
         balancer,
@@ -225,9 +225,7 @@ mod tests {
                typed_config: {least_request}}}}}]}}, metadata: {{filter_metadata: {{x: {{}}}}}}}}"
         ))
         .unwrap();
-        assert!(
-            matches!(&config.discovery, Discovery::Eds { service_name } if &**service_name == "s")
-        );
+        assert!(matches!(&config.discovery, Discovery::Eds(endpoints) if &*endpoints.name == "s"));
         assert_eq!(config.balancer.policy, Policy::LeastRequest { choices: 2 });
         assert!(config.balancer.by_locality);
         assert_eq!(config.connection.connect_timeout, Duration::from_secs(10));

@@ -14,6 +14,7 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
 use super::access_log;
+use super::source::reference;
 use crate::listener::{HttpConfig, RouteSource};
 
 /// Compiles an HTTP connection manager.
@@ -34,13 +35,14 @@ fn routes(specifier: Option<RouteSpecifier>) -> Result<RouteSource, FieldError> 
     match required(specifier, "route_specifier")? {
         RouteSpecifier::Rds(rds) => {
             fields!(rds: Rds,
-                read: [route_config_name],
-                // Everything comes over the one stream to the control plane.
-                ignore: [config_source],
+                read: [route_config_name, config_source],
+                ignore: [],
                 refuse: [],
             );
             let name = required_text(route_config_name, "route_config_name").at("rds")?;
-            Ok(RouteSource::Named(name.into()))
+            let source = required(config_source, "config_source").at("rds")?;
+            let routes = reference(name, source).at("config_source").at("rds")?;
+            Ok(RouteSource::Named(routes))
         }
         RouteSpecifier::RouteConfig(message) => {
             let table = super::route::compile(message).at("route_config")?;

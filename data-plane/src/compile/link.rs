@@ -3,12 +3,15 @@
 //! Make before break: a changed cluster, route table or listener replaces the one that serves only
 //! when all it needs is there. What serves meanwhile is the one in the previous snapshot.
 
+mod routes;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use xds_proto::envoy::config::route::v3::RouteConfiguration;
 use xds_proto::resource::ResourceType;
 
+use self::routes::hold;
 use crate::cluster::endpoints::EndpointsConfig;
 use crate::cluster::{Cluster, ClusterConfig, Discovery};
 use crate::compile::{Tables, Waiting, route};
@@ -126,8 +129,8 @@ impl Linker<'_> {
     fn endpoints(&self, config: &ClusterConfig) -> Result<Arc<EndpointsConfig>, Waiting> {
         let (found, name) = match &config.discovery {
             Discovery::Static(endpoints) => return Ok(Arc::clone(endpoints)),
-            Discovery::Eds { service_name } => {
-                (self.tables.endpoints.get(service_name), service_name)
+            Discovery::Eds(endpoints) => {
+                (self.tables.endpoints.get(&endpoints.name), &endpoints.name)
             }
             Discovery::Dns(_) => (self.tables.resolved.get(&config.name), &config.name),
             Discovery::Aggregate(_) => return Ok(Arc::new(EndpointsConfig::none(&config.name))),
@@ -149,53 +152,6 @@ impl Linker<'_> {
             Some(previous) => Arc::clone(&previous.endpoints_config),
             None => Arc::new(EndpointsConfig::none(name)),
         })
-    }
-
-    fn routes(&mut self, clusters: &ByName<Cluster>) -> ByName<LinkedRoutes> {
-        let mut linked = HashMap::new();
-        for (name, table) in self.tables.routes.iter() {
-            let previous = self.previous.routes.get(name);
-            let missing = self.missing_cluster(name, table, clusters, previous);
-            let routes = match missing {
-                None => Some(LinkedRoutes::link(Arc::clone(table), clusters, previous)),
-                Some(waiting) => {
-                    self.waits(waiting);
-                    previous.map(|previous| hold(previous, clusters))
-                }
-            };
-            if let Some(routes) = routes {
-                linked.insert(Arc::clone(name), routes);
-            }
-        }
-        linked
-    }
-
-    /// A cluster that a new table needs and that is not there yet, unless the table before it did
-    /// without it already.
-    fn missing_cluster(
-        &self,
-        name: &Arc<str>,
-        table: &Arc<RouteTable>,
-        clusters: &ByName<Cluster>,
-        previous: Option<&Arc<LinkedRoutes>>,
-    ) -> Option<Waiting> {
-        if previous.is_some_and(|previous| Arc::ptr_eq(&previous.table, table)) {
-            return None;
-        }
-        let did_without = |cluster: &Arc<str>| {
-            let mut before = previous.into_iter().flat_map(|routes| routes.table.cluster_names());
-            before.any(|before| before == cluster)
-        };
-        let missing = table.cluster_names().filter(|name| !clusters.contains_key(*name));
-        let waiting = |cluster: &Arc<str>| Waiting {
-            user: Arc::clone(name),
-            kind: ResourceType::Cluster,
-            name: Arc::clone(cluster),
-        };
-        missing
-            .filter(|cluster| !did_without(cluster))
-            .map(waiting)
-            .find(|waiting| !self.tables.given_up.contains(waiting))
     }
 
     fn listeners(
@@ -309,13 +265,6 @@ impl ListenerParts for Parts<'_> {
     fn secrets(&self) -> &Secrets {
         &self.linker.secrets
     }
-}
-
-/// Keeps routes in use with their clusters up to date. A cluster that is gone stays for them: it was
-/// removed because the routes that wait do not need it.
-fn hold(previous: &Arc<LinkedRoutes>, clusters: &ByName<Cluster>) -> Arc<LinkedRoutes> {
-    let linked = LinkedRoutes::link(Arc::clone(&previous.table), clusters, Some(previous));
-    if previous.has_more_than(&linked) { Arc::clone(previous) } else { linked }
 }
 
 fn missing_waits(listener: &Arc<str>, missing: Missing) -> Waiting {

@@ -330,10 +330,9 @@ mod tests {
         let listener = compiled(&with_chains(&format!("    - name: c{HCM}"))).unwrap();
         assert_eq!(&*listener.name, "l");
         assert!(listener.ipv4_compat);
-        assert_eq!(listener.route_names().map(|name| &**name).collect::<Vec<_>>(), ["r"]);
         let chain = &listener.chains[0];
         assert!(chain.tls.is_none());
-        assert!(matches!(&chain.http.routes, RouteSource::Named(name) if &**name == "r"));
+        assert!(matches!(&chain.http.routes, RouteSource::Named(routes) if &*routes.name == "r"));
         assert_eq!(chain.http.options, crate::listener::http::HttpOptions::default());
     }
 

@@ -137,3 +137,25 @@ fn listener_with(
     };
     Resource::pack(&message).unwrap()
 }
+
+/// A resource from YAML.
+pub(crate) fn from_yaml<M>(yaml: &str) -> Resource
+where
+    M: prost::Message + prost::Name + Default,
+{
+    Resource::pack::<M>(&xds_proto::json::from_yaml(yaml).unwrap()).unwrap()
+}
+
+/// Routes whose virtual hosts come by themselves, but for those in `own`.
+pub(crate) fn routes_on_demand(name: &str, own: &str) -> Resource {
+    from_yaml::<route::RouteConfiguration>(&format!(
+        "{{name: {name}, virtual_hosts: [{own}], vhds: {{config_source: {{ads: {{}}}}}}}}"
+    ))
+}
+
+/// A virtual host that sends everything to one cluster.
+pub(crate) fn virtual_host(name: &str, domains: &str, cluster: &str) -> Resource {
+    from_yaml::<route::VirtualHost>(&format!(
+        "{{name: {name}, domains: [{domains}], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}"
+    ))
+}

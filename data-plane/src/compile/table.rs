@@ -81,7 +81,7 @@ impl<T> Table<T> {
     }
 
     /// Compiles a resource from its bytes and its form before.
-    fn compile_encoded(
+    pub(crate) fn compile_encoded(
         &self,
         resource: &Resource,
         origin: Origin,
@@ -95,23 +95,6 @@ impl<T> Table<T> {
         }
         let before = existing.map(|entry| &*entry.config);
         compile(resource.body.clone(), before).map(Arc::new).map_err(refuse)
-    }
-
-    /// Compiles and takes in what is good, each from its bytes and its form before.
-    pub(crate) fn take_encoded(
-        &mut self,
-        resources: &[Resource],
-        origin: Origin,
-        compile: impl Fn(Bytes, Option<&T>) -> Result<T, FieldError>,
-    ) -> Vec<Rejected> {
-        let mut rejected = Vec::new();
-        for resource in resources {
-            match self.compile_encoded(resource, origin, &compile) {
-                Ok(config) => self.insert(resource, origin, config),
-                Err(refused) => rejected.push(refused),
-            }
-        }
-        rejected
     }
 
     /// Compiles and takes in what is good.

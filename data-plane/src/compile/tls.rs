@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use xds_proto::envoy::config::core::v3::ConfigSource;
-use xds_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
@@ -19,6 +17,8 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
 use crate::compile::secret;
+use crate::compile::source::reference;
+use crate::reference::Reference;
 use crate::tls::Versions;
 use crate::tls::client::ClientTlsConfig;
 use crate::tls::secret::{CertificateSource, ValidationSource};
@@ -156,7 +156,7 @@ fn common(message: CommonTlsContext) -> Result<Common, FieldError> {
     })?;
     let field = "tls_certificate_sds_secret_configs";
     let named = each(tls_certificate_sds_secret_configs, field, |message| {
-        secret_name(message).map(CertificateSource::Secret)
+        secret_reference(message).map(CertificateSource::Secret)
     })?;
     Ok(Common {
         certificates: inline.into_iter().chain(named).collect(),
@@ -199,7 +199,7 @@ fn validation(message: ValidationContextType) -> Result<ValidationSource, FieldE
         }
         ValidationContextType::ValidationContextSdsSecretConfig(message) => {
             let field = "validation_context_sds_secret_config";
-            Ok(ValidationSource::Secret(secret_name(message).at(field)?))
+            Ok(ValidationSource::Secret(secret_reference(message).at(field)?))
         }
         ValidationContextType::CombinedValidationContext(message) => {
             combined(message).at("combined_validation_context")
@@ -220,36 +220,18 @@ fn combined(message: CombinedCertificateValidationContext) -> Result<ValidationS
     let default = required(default_validation_context, "default_validation_context")?;
     let default = secret::validation(default).at("default_validation_context")?;
     let field = "validation_context_sds_secret_config";
-    let name = secret_name(required(validation_context_sds_secret_config, field)?).at(field)?;
+    let name =
+        secret_reference(required(validation_context_sds_secret_config, field)?).at(field)?;
     Ok(ValidationSource::Combined(Arc::new(default), name))
 }
 
-fn secret_name(message: SdsSecretConfig) -> Result<Arc<str>, FieldError> {
+fn secret_reference(message: SdsSecretConfig) -> Result<Reference, FieldError> {
     fields!(message: SdsSecretConfig, read: [name, sds_config], ignore: [], refuse: []);
-    // Without a source it is a secret of the bootstrap.
-    if let Some(source) = sds_config {
-        config_source(source).at("sds_config")?;
-    }
-    Ok(required_text(name, "name")?.into())
-}
-
-/// Whether what it names comes on the one stream that we have.
-pub(crate) fn config_source(message: ConfigSource) -> Result<(), FieldError> {
-    fields!(message: ConfigSource,
-        read: [config_source_specifier],
-        // One stream, one version, and nothing waits for ever.
-        ignore: [resource_api_version, initial_fetch_timeout],
-        refuse: [authorities]);
-    match required(config_source_specifier, "config_source_specifier")? {
-        ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_) => Ok(()),
-        ConfigSourceSpecifier::ApiConfigSource(_) => {
-            Err(FieldError::unsupported()).at("api_config_source")
-        }
-        ConfigSourceSpecifier::PathConfigSource(_) => {
-            Err(FieldError::unsupported()).at("path_config_source")
-        }
-        // The deprecated form of a path.
-        _ => Err(FieldError::unsupported()).at("path"),
+    let name: Arc<str> = required_text(name, "name")?.into();
+    match sds_config {
+        Some(source) => reference(name, source).at("sds_config"),
+        // Without a source it is a secret of the bootstrap.
+        None => Ok(Reference::new(name)),
     }
 }
 
@@ -429,7 +411,7 @@ mod tests {
         let yaml =
             format!("{{common_tls_context: {{tls_certificate_sds_secret_configs: [{source}]}}}}");
         let config = Arc::new(server(&yaml).unwrap());
-        assert_eq!(config.secret_names().collect::<Vec<_>>(), [&Arc::from("s")]);
+        assert_eq!(config.secrets().collect::<Vec<_>>(), [&Reference::new("s".into())]);
         let error = ServerTls::link(&config, &Secrets::new(), None).unwrap_err();
         assert_eq!(error, SecretError::Missing("s".into()));
         let secrets = |pair: &Pair| -> Secrets {

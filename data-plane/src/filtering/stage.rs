@@ -8,6 +8,7 @@ use http::header::HOST;
 use http::{Request, StatusCode};
 
 use super::keep::ConnectionStates;
+use super::on_demand::MissingHost;
 use super::rate_limit::RouteRateLimits;
 use crate::body::Body;
 use crate::cluster::pool::Pools;
@@ -27,6 +28,8 @@ pub struct Stage<'a> {
     pub rate_limits: RouteRateLimits<'a>,
     /// The proxy itself.
     pub proxy: Proxy<'a>,
+    /// The virtual host of the request, where it is not there but may come.
+    pub missing_host: Option<MissingHost<'a>>,
     /// What filters keep for the connection.
     pub connection: &'a ConnectionStates,
     /// What filters leave for later.
@@ -60,6 +63,8 @@ pub struct Notes {
     pub flags: Vec<&'static str>,
     /// The route is to be looked for once more: what it depends on has changed.
     pub is_route_stale: bool,
+    /// The request begins again: the present configuration has what it waited for.
+    pub begins_again: bool,
     /// The endpoint that the request should go to.
     pub destination: Option<Destination>,
 }
@@ -87,6 +92,7 @@ impl fmt::Debug for Notes {
             .field("details", &self.details)
             .field("flags", &self.flags)
             .field("is_route_stale", &self.is_route_stale)
+            .field("begins_again", &self.begins_again)
             .field("destination", &self.destination)
             .finish_non_exhaustive()
     }
@@ -197,6 +203,7 @@ pub(crate) mod testing {
                     node_cluster: "edge",
                     is_draining: self.is_draining,
                 },
+                missing_host: None,
                 connection: &self.connection,
                 notes: &mut self.notes,
                 slot,

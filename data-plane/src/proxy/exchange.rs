@@ -64,6 +64,8 @@ pub(super) struct Exchange {
     pub(super) filters: FilterPlace,
     /// What they left.
     pub(super) notes: Notes,
+    /// It began again once, with a newer configuration.
+    pub(super) has_restarted: bool,
     route_stats: Option<Arc<RouteStats>>,
 }
 
@@ -115,6 +117,7 @@ impl Exchange {
             head: None,
             filters: FilterPlace::default(),
             notes: Notes::default(),
+            has_restarted: false,
             route_stats: None,
         }
     }
@@ -124,6 +127,13 @@ impl Exchange {
         self.uri = head.uri.clone();
         self.host = head.headers.get(HOST).cloned();
         self.origin = Some(origin);
+    }
+
+    /// Begins again with the present configuration.
+    pub(super) fn restart(&mut self) {
+        self.has_restarted = true;
+        self.view = self.connection.view();
+        (self.notes, self.filters) = (Notes::default(), FilterPlace::default());
     }
 
     /// Notes the request as it goes upstream.

@@ -13,15 +13,16 @@ use super::reply::Local;
 use super::selection;
 use crate::body::Body;
 use crate::filtering::Verdict;
+use crate::filtering::on_demand::MissingHost;
 use crate::filtering::stage::{Notes, Proxy, Stage};
 use crate::format::Context;
 use crate::listener::FilterChain;
 use crate::listener::routing::FilterPlace;
-use crate::route::Found;
 use crate::route::action::{Action, ClusterChoice, Forward, WeightedCluster};
+use crate::route::{Found, NotFound};
 
 /// The route of a request, if there is one, and the chance by which clusters are picked.
-pub(super) type Way<'a> = (Option<&'a Found<'a>>, u64);
+pub(super) type Way<'a> = (Result<&'a Found<'a>, NotFound>, u64);
 
 /// Runs the filters on the way in.
 ///
@@ -33,6 +34,8 @@ pub(super) async fn on_request(
     (found, random): Way<'_>,
     request: &mut Request<Body>,
 ) -> Result<Verdict, Local> {
+    let has_host = !matches!(found, Err(NotFound::NoVirtualHost));
+    let found = found.ok();
     let picked = found.and_then(|found| {
         selection::picked(forwards(found)?, &selection::hash_view(exchange, request), random)
     });
@@ -47,6 +50,15 @@ pub(super) async fn on_request(
     let limits = limits(chain, found);
     let mut notes = std::mem::take(&mut exchange.notes);
     let mut stage = stage(exchange, found, &mut notes);
+    let host = exchange.host.clone();
+    let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let table = &chain.routing.routes.table;
+    let may_come = !has_host && table.has_discovered_hosts() && !exchange.has_restarted;
+    stage.missing_host = may_come.then(|| MissingHost {
+        desk: &exchange.connection.worker().settings.desk,
+        table: table.name(),
+        host: table.host(host),
+    });
     stage.context.cluster = found.map_or("", |found| cluster(found, picked));
     let began = Instant::now();
     let run = filters.on_request(request, &mut stage);
@@ -101,6 +113,7 @@ fn stage<'a>(
             node_cluster: &worker.settings.node_cluster,
             is_draining: connection.is_draining(),
         },
+        missing_host: None,
         connection: &connection.states,
         notes,
         slot: 0,

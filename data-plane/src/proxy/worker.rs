@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::pool::Pools;
+use crate::filtering::on_demand::Desk;
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotReader};
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::{LogFile, WorkerLog};
@@ -29,6 +30,8 @@ pub struct WorkerSettings {
     pub node: Arc<str>,
     /// The cluster that the node belongs to.
     pub node_cluster: Arc<str>,
+    /// Where virtual hosts are asked for that are not there yet.
+    pub desk: Desk,
     /// What clients on this machine are called in `x-forwarded-for`.
     pub own_address: IpAddr,
 }

@@ -17,6 +17,10 @@ type ByName = HashMap<Arc<str>, Arc<Cluster>>;
 pub struct LinkedRoutes {
     /// The table.
     pub table: Arc<RouteTable>,
+    /// The table without the virtual hosts that came by themselves.
+    pub own: Arc<RouteTable>,
+    /// The resources of these, which are the last ones of the table.
+    pub discovered: Box<[Arc<str>]>,
     /// By [`HostNumber`].
     hosts: Box<[Arc<LinkedHost>]>,
     /// All clusters, where a route takes the name from a header.
@@ -31,6 +35,17 @@ struct LinkedHost {
     clusters: Box<[Option<Arc<Cluster>>]>,
 }
 
+/// A virtual host that came by itself.
+#[derive(Debug, Clone)]
+pub struct Discovered {
+    /// The name of its resource.
+    pub resource: Arc<str>,
+    /// It.
+    pub host: Arc<VirtualHost>,
+    /// A newer one waits, so that it keeps clusters that are gone.
+    pub is_held: bool,
+}
+
 impl LinkedRoutes {
     /// Links a table; gives `previous` back when it would come out the same.
     pub fn link(
@@ -38,13 +53,33 @@ impl LinkedRoutes {
         clusters: &ByName,
         previous: Option<&Arc<Self>>,
     ) -> Arc<Self> {
+        Self::join(table, Vec::new(), clusters, previous)
+    }
+
+    /// Links a table and the virtual hosts that came by themselves for it.
+    pub fn join(
+        own: Arc<RouteTable>,
+        discovered: Vec<Discovered>,
+        clusters: &ByName,
+        previous: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        let (table, discovered) = whole(&own, discovered, previous);
         let before = previous.map(|previous| Places::new(&previous.hosts, |linked| &linked.host));
+        let own_count = own.virtual_hosts().len();
         let link = |(number, host): (usize, &Arc<VirtualHost>)| {
             let linked: Box<[_]> =
                 host.cluster_names().iter().map(|name| clusters.get(name).cloned()).collect();
+            let linked = LinkedHost { host: Arc::clone(host), clusters: linked };
+            let discovered = number.checked_sub(own_count).and_then(|at| discovered.get(at));
+            let is_held = discovered.is_some_and(|host| host.is_held);
             match before.as_ref().and_then(|before| before.get(number, host)) {
-                Some(known) if are_same(&known.clusters, &linked) => Arc::clone(known),
-                _ => Arc::new(LinkedHost { host: Arc::clone(host), clusters: linked }),
+                Some(known)
+                    if are_same(&known.clusters, &linked.clusters)
+                        || (is_held && known.has_more_than(&linked)) =>
+                {
+                    Arc::clone(known)
+                }
+                _ => Arc::new(linked),
             }
         };
         let hosts: Box<[_]> = table.virtual_hosts().iter().enumerate().map(link).collect();
@@ -58,8 +93,17 @@ impl LinkedRoutes {
             {
                 Arc::clone(previous)
             }
-            _ => Arc::new(Self { table, hosts, by_name }),
+            _ => {
+                let discovered = discovered.into_iter().map(|host| host.resource).collect();
+                Arc::new(Self { table, own, discovered, hosts, by_name })
+            }
         }
+    }
+
+    /// The virtual host that came by itself in this resource.
+    pub fn discovered(&self, resource: &str) -> Option<&Arc<VirtualHost>> {
+        let place = self.discovered.iter().position(|name| **name == *resource)?;
+        self.table.virtual_hosts().get(self.own.virtual_hosts().len() + place)
     }
 
     /// A cluster of a virtual host; none when it is not known.
@@ -74,10 +118,48 @@ impl LinkedRoutes {
 
     /// Whether a cluster that is known here is not in others of the same table.
     pub fn has_more_than(&self, other: &Self) -> bool {
-        fn all(routes: &LinkedRoutes) -> impl Iterator<Item = &Option<Arc<Cluster>>> {
-            routes.hosts.iter().flat_map(|host| &*host.clusters)
+        self.hosts.iter().zip(&other.hosts).any(|(mine, other)| mine.has_more_than(other))
+    }
+}
+
+impl LinkedHost {
+    fn has_more_than(&self, other: &Self) -> bool {
+        let mut pairs = self.clusters.iter().zip(&other.clusters);
+        pairs.any(|(mine, other)| mine.is_some() && other.is_none())
+    }
+}
+
+/// The table of all virtual hosts. One whose domain another has already, which lasts only while
+/// something is held, is left out.
+fn whole(
+    own: &Arc<RouteTable>,
+    mut discovered: Vec<Discovered>,
+    previous: Option<&Arc<LinkedRoutes>>,
+) -> (Arc<RouteTable>, Vec<Discovered>) {
+    if discovered.is_empty() {
+        return (Arc::clone(own), discovered);
+    }
+    let is_same = |previous: &&Arc<LinkedRoutes>| {
+        let hosts = previous.table.virtual_hosts().iter().skip(own.virtual_hosts().len());
+        let mut pairs = previous.discovered.iter().zip(hosts).zip(&discovered);
+        Arc::ptr_eq(&previous.own, own)
+            && previous.discovered.len() == discovered.len()
+            && pairs
+                .all(|((name, host), new)| *name == new.resource && Arc::ptr_eq(host, &new.host))
+    };
+    if let Some(previous) = previous.filter(is_same) {
+        return (Arc::clone(&previous.table), discovered);
+    }
+    let before = previous.map(|previous| &*previous.table);
+    loop {
+        let all = own.virtual_hosts().iter().chain(discovered.iter().map(|one| &one.host));
+        match RouteTable::new(Arc::clone(&own.frame), all.cloned().collect(), before) {
+            Ok(table) => return (Arc::new(table), discovered),
+            Err(wrong) => match wrong.host.checked_sub(own.virtual_hosts().len()) {
+                Some(place) if place < discovered.len() => drop(discovered.remove(place)),
+                _ => return (Arc::clone(own), Vec::new()),
+            },
         }
-        all(self).zip(all(other)).any(|(mine, other)| mine.is_some() && other.is_none())
     }
 }
 
@@ -162,6 +244,28 @@ mod tests {
         assert!(Arc::ptr_eq(&first.hosts[0], &second.hosts[0]));
         assert!(Arc::ptr_eq(&first.hosts[1], &second.hosts[2]));
         assert!(!Arc::ptr_eq(&first.hosts[1], &second.hosts[1]));
+    }
+
+    #[test]
+    fn virtual_hosts_that_came_by_themselves_stand_behind_the_own() {
+        let discovered = |host: &Arc<VirtualHost>| Discovered {
+            resource: format!("r/{}", host.name).into(),
+            host: Arc::clone(host),
+            is_held: false,
+        };
+        let (a, b, other_b) = (host("a"), host("b"), host("b"));
+        let own = table(&[&a]);
+        let join = |hosts: &[&Arc<VirtualHost>], previous| {
+            let hosts = hosts.iter().map(|host| discovered(host)).collect();
+            LinkedRoutes::join(Arc::clone(&own), hosts, &HashMap::new(), previous)
+        };
+        let first = join(&[&b], None);
+        assert!(Arc::ptr_eq(first.discovered("r/b").unwrap(), &b));
+        assert!(Arc::ptr_eq(&first, &join(&[&b], Some(&first))));
+        let second = join(&[&b, &other_b], Some(&first));
+        assert_eq!(second.table.virtual_hosts().len(), 2, "a domain has one host");
+        let third = join(&[], Some(&first));
+        assert!(Arc::ptr_eq(&third.table, &own) && third.discovered("r/b").is_none());
     }
 
     #[test]

@@ -68,6 +68,13 @@ macro_rules! disconnect {
 reasons! {
     /// No virtual host or no route matched.
     NoRoute: "no_route", Some(StatusCode::NOT_FOUND), "12", "NR", "route_not_found", "";
+    /// The virtual host of the request did not come in time.
+    VirtualHostTimeout: "virtual_host_timeout", UNAVAILABLE, "14", "NR", "virtual_host_timeout",
+        "virtual host not received in time";
+    /// Too many requests wait for their virtual hosts, or too many hosts that are not there were
+    /// asked for.
+    OnDemandOverflow: "on_demand_overflow", UNAVAILABLE, "14", "OM", "on_demand_overflow",
+        "too many requests wait for their virtual hosts";
     /// The route answers by itself: a redirect or a fixed response.
     DirectResponse: "direct_response", None, "", "", "direct_response", "";
     /// The route's cluster does not exist.

@@ -7,6 +7,7 @@ use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, client::ResolvesClientCert};
 
+use crate::reference::Reference;
 use crate::tls::secret::{Certificate, CertificateSource, Secrets, Validation, ValidationSource};
 use crate::tls::verify::EndpointVerifier;
 use crate::tls::{SecretError, Versions, provider};
@@ -37,9 +38,9 @@ pub struct ClientTlsConfig {
 
 impl ClientTlsConfig {
     /// The secrets it needs.
-    pub(crate) fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        let certificate = self.certificate.as_ref().and_then(CertificateSource::name);
-        certificate.into_iter().chain(self.validation.as_ref().and_then(ValidationSource::name))
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Reference> {
+        let certificate = self.certificate.as_ref().and_then(CertificateSource::secret);
+        certificate.into_iter().chain(self.validation.as_ref().and_then(ValidationSource::secret))
     }
 }
 

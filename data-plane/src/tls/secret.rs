@@ -8,6 +8,7 @@ use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
+use crate::reference::Reference;
 use crate::tls::SecretError;
 use crate::tls::names::NameMatcher;
 
@@ -111,22 +112,22 @@ impl Validation {
 pub enum CertificateSource {
     /// The resource holds it.
     Inline(Arc<Certificate>),
-    /// The secret of this name.
-    Secret(Arc<str>),
+    /// A secret of its own.
+    Secret(Reference),
 }
 
 impl CertificateSource {
-    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+    pub(crate) fn secret(&self) -> Option<&Reference> {
         match self {
             Self::Inline(_) => None,
-            Self::Secret(name) => Some(name),
+            Self::Secret(secret) => Some(secret),
         }
     }
 
     pub(crate) fn find(&self, secrets: &Secrets) -> Result<Arc<Certificate>, SecretError> {
         match self {
             Self::Inline(certificate) => Ok(Arc::clone(certificate)),
-            Self::Secret(name) => match &secret(name, secrets)?.kind {
+            Self::Secret(Reference { name, .. }) => match &secret(name, secrets)?.kind {
                 SecretKind::Certificate(certificate) => Ok(Arc::clone(certificate)),
                 SecretKind::Validation(_) => {
                     Err(SecretError::WrongKind(Arc::clone(name), "certificate"))
@@ -141,22 +142,22 @@ impl CertificateSource {
 pub enum ValidationSource {
     /// The resource holds it.
     Inline(Arc<Validation>),
-    /// The secret of this name.
-    Secret(Arc<str>),
-    /// The secret of this name, over what the resource holds.
-    Combined(Arc<Validation>, Arc<str>),
+    /// A secret of its own.
+    Secret(Reference),
+    /// A secret of its own, over what the resource holds.
+    Combined(Arc<Validation>, Reference),
 }
 
 impl ValidationSource {
-    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+    pub(crate) fn secret(&self) -> Option<&Reference> {
         match self {
             Self::Inline(_) => None,
-            Self::Secret(name) | Self::Combined(_, name) => Some(name),
+            Self::Secret(secret) | Self::Combined(_, secret) => Some(secret),
         }
     }
 
     pub(crate) fn find(&self, secrets: &Secrets) -> Result<Arc<Validation>, SecretError> {
-        let named = |name: &Arc<str>| match &secret(name, secrets)?.kind {
+        let named = |Reference { name, .. }: &Reference| match &secret(name, secrets)?.kind {
             SecretKind::Validation(validation) => Ok(Arc::clone(validation)),
             SecretKind::Certificate(_) => {
                 Err(SecretError::WrongKind(Arc::clone(name), "validation context"))
@@ -164,9 +165,9 @@ impl ValidationSource {
         };
         match self {
             Self::Inline(validation) => Ok(Arc::clone(validation)),
-            Self::Secret(name) => named(name),
-            Self::Combined(default, name) => {
-                Ok(Arc::new(Validation::merged(default, &*named(name)?)))
+            Self::Secret(secret) => named(secret),
+            Self::Combined(default, secret) => {
+                Ok(Arc::new(Validation::merged(default, &*named(secret)?)))
             }
         }
     }

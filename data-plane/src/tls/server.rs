@@ -10,6 +10,7 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
 
+use crate::reference::Reference;
 use crate::tls::secret::{Certificate, CertificateSource, Secrets, Validation, ValidationSource};
 use crate::tls::verify::ClientVerifier;
 use crate::tls::{SecretError, Versions, provider};
@@ -39,9 +40,9 @@ pub struct ServerTlsConfig {
 
 impl ServerTlsConfig {
     /// The secrets it needs.
-    pub fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        let certificates = self.certificates.iter().filter_map(CertificateSource::name);
-        certificates.chain(self.validation.as_ref().and_then(ValidationSource::name))
+    pub fn secrets(&self) -> impl Iterator<Item = &Reference> {
+        let certificates = self.certificates.iter().filter_map(CertificateSource::secret);
+        certificates.chain(self.validation.as_ref().and_then(ValidationSource::secret))
     }
 }
 

@@ -129,7 +129,7 @@ mod tests {
     fn only_wanted_versions_are_told() {
         let mut cache = Cache::default();
         cache.record(&[resource("a", "1"), resource("b", "1")], &[], SystemTime::UNIX_EPOCH);
-        let interest = Interest { wildcard: false, names: ["b".into()].into() };
+        let interest = Interest { names: ["b".into()].into(), ..Interest::default() };
         let versions = cache.versions(ResourceType::Route, &interest);
         assert_eq!(versions.keys().collect::<Vec<_>>(), ["b"]);
         cache.forget(ResourceType::Route, "b");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,8 @@ pub struct Settings {
     pub node: Node,
     /// Whether only the first request of a stream carries the node.
     pub node_once_a_stream: bool,
+    /// What is wanted, as it changes.
+    pub wanted: watch::Receiver<Arc<Wanted>>,
 }
 
 /// What the config loop has to know.
@@ -92,14 +94,13 @@ pub enum Event {
 pub struct Verdict {
     /// What was refused; nothing if the response is acknowledged.
     pub rejected: Vec<Rejected>,
-    /// What is wanted by now.
-    pub wanted: Wanted,
 }
 
 /// Keeps one stream to the best control plane that answers, until `shutdown`.
 pub async fn run(settings: Settings, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
     let introduction = Introduction::new(settings.node.clone(), settings.node_once_a_stream);
-    let client = Client { planes: settings.control_planes, events };
+    let client =
+        Client { planes: settings.control_planes, events, wanted: settings.wanted.clone() };
     let work = async {
         match settings.api {
             Api::Delta => client.keep(Delta::new(introduction)).await,
@@ -154,6 +155,7 @@ enum End {
 struct Client {
     planes: Vec<ControlPlane>,
     events: mpsc::Sender<Event>,
+    wanted: watch::Receiver<Arc<Wanted>>,
 }
 
 impl Client {
@@ -196,7 +198,7 @@ impl Client {
             return End::Closed;
         }
         let Ok(start) = start.await else { return End::Closed };
-        let wanted = start.wanted.clone();
+        let wanted = self.wanted.clone();
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
         if let Err(error) = send_all(&requests, protocol.start(start)).await {
             return lost(error);
@@ -232,7 +234,6 @@ impl Client {
                 biased;
                 Some((receipt, verdict)) = pending.next() => {
                     let Ok(verdict): Result<Verdict, _> = verdict else { return End::Closed };
-                    stream.wanted = verdict.wanted;
                     let rejected = &verdict.rejected;
                     (receipt, (!rejected.is_empty()).then(|| nack_text(rejected)))
                 }
@@ -254,9 +255,21 @@ impl Client {
                         Err(reason) => (receipt, Some(reason)),
                     }
                 }
+                changed = stream.wanted.changed() => {
+                if changed.is_err() {
+                    return End::Closed;
+                }
+                let wanted = Arc::clone(&stream.wanted.borrow_and_update());
+                let requests = protocol.follow(&wanted);
+                if let Err(error) = send_all(&stream.requests, requests).await {
+                    return End::Lost { had_response, error };
+                }
+                continue;
+            }
                 () = &mut preferred => return End::Preferred,
             };
-            let requests = protocol.settle(&receipt, refusal.as_deref(), &stream.wanted);
+            let wanted = Arc::clone(&stream.wanted.borrow_and_update());
+            let requests = protocol.settle(&receipt, refusal.as_deref(), &wanted);
             if let Err(error) = send_all(&stream.requests, requests).await {
                 return End::Lost { had_response, error };
             }
@@ -287,11 +300,11 @@ impl Client {
     }
 }
 
-/// An open stream, and what was last asked for on it.
+/// An open stream, and what is wanted on it.
 struct Stream<P: Open> {
     requests: mpsc::Sender<P::Request>,
     responses: tonic::Streaming<P::Response>,
-    wanted: Wanted,
+    wanted: watch::Receiver<Arc<Wanted>>,
 }
 
 fn ended<T>(message: Result<Option<T>, Status>) -> Result<T, String> {

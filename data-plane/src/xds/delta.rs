@@ -39,7 +39,7 @@ impl Delta {
     }
 
     /// The request that tells the server what changed in what we want of this type.
-    fn follow(&mut self, kind: ResourceType, wanted: &Wanted) -> Option<DeltaDiscoveryRequest> {
+    fn change(&mut self, kind: ResourceType, wanted: &Wanted) -> Option<DeltaDiscoveryRequest> {
         let asked = &mut self.types[kind.index()];
         let interest = wanted.of(kind);
         if (interest.is_empty() && !asked.is_open) || (asked.is_open && asked.interest == *interest)
@@ -60,7 +60,11 @@ impl Delta {
             unsubscribe.push("*".into());
         }
         asked.interest = interest.clone();
-        asked.is_open = true;
+        // What lies below a name is not asked for: the server has a say, if it wants.
+        let is_mute = subscribe.is_empty() && unsubscribe.is_empty();
+        if std::mem::replace(&mut asked.is_open, true) && is_mute {
+            return None;
+        }
         Some(DeltaDiscoveryRequest {
             type_url: kind.type_url().to_owned(),
             resource_names_subscribe: subscribe,
@@ -89,7 +93,7 @@ impl Protocol for Delta {
         self.types = Default::default();
         let requests = request_order()
             .filter_map(|kind| {
-                let mut request = self.follow(kind, &start.wanted)?;
+                let mut request = self.change(kind, &start.wanted)?;
                 request.initial_resource_versions =
                     std::mem::take(&mut start.versions[kind.index()]);
                 Some(request)
@@ -109,17 +113,27 @@ impl Protocol for Delta {
             return Incoming { receipt, update: Err(reason) };
         };
         let (mut added, mut refused) = (Vec::new(), Vec::new());
-        for (index, wrapped) in response.resources.into_iter().enumerate() {
+        let (mut bodiless, mut aliases) = (Vec::new(), Vec::new());
+        for (index, mut wrapped) in response.resources.into_iter().enumerate() {
+            let other_names = std::mem::take(&mut wrapped.aliases).into_iter().map(Arc::from);
+            let name = Arc::from(wrapped.name.as_str());
             match unwrap(index, kind, wrapped) {
-                Ok(Some(resource)) => added.push(resource),
-                // A heartbeat: the resource has not changed.
-                Ok(None) => {}
-                Err(rejected) => refused.push(rejected),
+                Ok(Some(resource)) => {
+                    aliases.extend(other_names.map(|alias| (alias, Arc::clone(&resource.name))));
+                    added.push(resource);
+                }
+                Ok(None) => bodiless.extend([name].into_iter().chain(other_names)),
+                Err(rejected) => {
+                    let own = Arc::clone(&rejected.name);
+                    aliases.extend(other_names.map(|alias| (alias, Arc::clone(&own))));
+                    refused.push(rejected);
+                }
             }
         }
         refuse_duplicates(&mut added, &mut refused);
         let removed = response.removed_resources.into_iter().map(Arc::from).collect();
-        let update = Update { kind, added, removed, is_complete: false, refused };
+        let is_complete = false;
+        let update = Update { kind, added, removed, bodiless, aliases, is_complete, refused };
         Incoming { receipt, update: Ok(update) }
     }
 
@@ -130,7 +144,7 @@ impl Protocol for Delta {
         wanted: &Wanted,
     ) -> Vec<DeltaDiscoveryRequest> {
         let kind = ResourceType::from_type_url(&receipt.type_url);
-        let change = kind.and_then(|kind| self.follow(kind, wanted));
+        let change = kind.and_then(|kind| self.change(kind, wanted));
         let answer = DeltaDiscoveryRequest {
             type_url: receipt.type_url.clone(),
             response_nonce: receipt.nonce.clone(),
@@ -143,7 +157,12 @@ impl Protocol for Delta {
             ..change.unwrap_or_default()
         };
         let mut requests = vec![answer];
-        requests.extend(request_order().filter_map(|kind| self.follow(kind, wanted)));
+        requests.extend(request_order().filter_map(|kind| self.change(kind, wanted)));
+        self.introduce(requests)
+    }
+
+    fn follow(&mut self, wanted: &Wanted) -> Vec<DeltaDiscoveryRequest> {
+        let requests = request_order().filter_map(|kind| self.change(kind, wanted)).collect();
         self.introduce(requests)
     }
 }
@@ -161,7 +180,9 @@ fn unwrap(
         name: inner.clone(),
         error: error.at_index(index).at("resources"),
     };
-    if !wrapped.name.is_empty() && *wrapped.name != *inner {
+    // A virtual host is called what it likes, inside; its resource is called after its table.
+    let is_free = kind == ResourceType::VirtualHost && !wrapped.name.is_empty();
+    if !wrapped.name.is_empty() && *wrapped.name != *inner && !is_free {
         let reason = format!("{:?} is called {inner:?} inside", wrapped.name);
         return Err(refuse(FieldError::invalid(reason)));
     }
@@ -169,7 +190,8 @@ fn unwrap(
         return Err(refuse(FieldError::required().at("version")));
     }
     let version = Version::foreign(&wrapped.version);
-    Ok(Some(Resource { kind, name: inner, version, body: Bytes::from(any.value) }))
+    let name = if is_free { wrapped.name.into() } else { inner };
+    Ok(Some(Resource { kind, name, version, body: Bytes::from(any.value) }))
 }
 
 #[cfg(test)]
@@ -182,6 +204,46 @@ mod tests {
     fn delta() -> Delta {
         let node = Node { id: "n".into(), ..Node::default() };
         Delta::new(Introduction::new(node, true))
+    }
+
+    #[test]
+    fn virtual_hosts_are_asked_for_one_by_one_and_nothing_is_asked_first() {
+        let mut delta = delta();
+        let mut wanted = Wanted::default();
+        wanted.of_mut(ResourceType::VirtualHost).below.insert("r".into());
+        let requests = delta.follow(&wanted);
+        assert_eq!(short(&requests), ["VHDS"]);
+        assert!(requests[0].resource_names_subscribe.is_empty());
+        wanted.of_mut(ResourceType::VirtualHost).below.insert("q".into());
+        assert!(delta.follow(&wanted).is_empty(), "there is nothing to say");
+        wanted.of_mut(ResourceType::VirtualHost).names.insert("r/a.test".into());
+        assert_eq!(delta.follow(&wanted)[0].resource_names_subscribe, ["r/a.test"]);
+        wanted.of_mut(ResourceType::VirtualHost).names.clear();
+        assert_eq!(delta.follow(&wanted)[0].resource_names_unsubscribe, ["r/a.test"]);
+    }
+
+    #[test]
+    fn a_virtual_host_has_the_name_of_its_resource_and_others_that_lead_to_it() {
+        use xds_proto::envoy::config::route::v3::VirtualHost;
+        let message = VirtualHost { name: "shop".into(), ..VirtualHost::default() };
+        let resource = discovery::Resource {
+            name: "r/shop".into(),
+            version: "1".into(),
+            aliases: vec!["r/a.test".into(), "r/b.test".into()],
+            resource: Some(Resource::pack(&message).unwrap().to_any()),
+            ..discovery::Resource::default()
+        };
+        let absent = discovery::Resource {
+            name: "r/c.test".into(),
+            aliases: vec!["r/c.test".into()],
+            ..discovery::Resource::default()
+        };
+        let response = response(ResourceType::VirtualHost, vec![resource, absent]);
+        let update = delta().read(response).update.unwrap();
+        assert_eq!(&*update.added[0].name, "r/shop");
+        let aliases: Vec<_> = update.aliases.iter().map(|(a, b)| (&**a, &**b)).collect();
+        assert_eq!(aliases, [("r/a.test", "r/shop"), ("r/b.test", "r/shop")]);
+        assert_eq!(update.bodiless, ["r/c.test".into(), "r/c.test".into()]);
     }
 
     fn wanted(endpoints: &[&str]) -> Wanted {

@@ -61,7 +61,7 @@ impl Sotw {
         }
     }
 
-    fn follow(&mut self, wanted: &Wanted) -> Vec<DiscoveryRequest> {
+    fn changes(&mut self, wanted: &Wanted) -> Vec<DiscoveryRequest> {
         request_order()
             .filter_map(|kind| {
                 let asked = &self.types[kind.index()];
@@ -93,7 +93,11 @@ impl Protocol for Sotw {
         for asked in &mut self.types {
             *asked = Asked { version: std::mem::take(&mut asked.version), ..Asked::default() };
         }
-        let requests = self.follow(&start.wanted);
+        self.follow(&start.wanted)
+    }
+
+    fn follow(&mut self, wanted: &Wanted) -> Vec<DiscoveryRequest> {
+        let requests = self.changes(wanted);
         self.introduce(requests)
     }
 
@@ -120,7 +124,8 @@ impl Protocol for Sotw {
         }
         refuse_duplicates(&mut added, &mut refused);
         let is_complete = kind.is_complete_in_sotw();
-        let update = Update { kind, added, removed: Vec::new(), is_complete, refused };
+        let (removed, bodiless, aliases) = Default::default();
+        let update = Update { kind, added, removed, bodiless, aliases, is_complete, refused };
         Incoming { receipt, update: Ok(update) }
     }
 
@@ -148,7 +153,7 @@ impl Protocol for Sotw {
             details: Vec::new(),
         });
         let mut requests = vec![answer];
-        requests.extend(self.follow(wanted));
+        requests.extend(self.changes(wanted));
         self.introduce(requests)
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use xds_proto::resource::ResourceType;
 
 use crate::compile::Tables;
+use crate::compile::virtual_hosts::table_of;
+use crate::reference::Reference;
 
 /// What is wanted of one type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,17 +16,21 @@ pub struct Interest {
     pub wildcard: bool,
     /// Resources by name.
     pub names: BTreeSet<Arc<str>>,
+    /// Whatever the server has to say of resources below these names (`NAME/...`), asked for or
+    /// not: the route configurations whose virtual hosts come by themselves.
+    pub below: BTreeSet<Arc<str>>,
 }
 
 impl Interest {
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
-        !self.wildcard && self.names.is_empty()
+        !self.wildcard && self.names.is_empty() && self.below.is_empty()
     }
 
     /// Whether this resource is wanted.
     pub fn covers(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
+        let is_below = || table_of(name).is_some_and(|above| self.below.contains(above));
+        self.wildcard || self.names.contains(name) || is_below()
     }
 }
 
@@ -44,18 +50,30 @@ pub struct Roots {
 }
 
 impl Wanted {
-    /// What the roots and the accepted resources ask for.
-    pub fn derive(roots: &Roots, tables: &Tables) -> Self {
+    /// What the roots and the accepted resources ask for, and requests that wait for their virtual
+    /// hosts (`hosts`).
+    pub fn derive<'h>(
+        roots: &Roots,
+        tables: &Tables,
+        hosts: impl Iterator<Item = &'h Arc<str>>,
+    ) -> Self {
         let mut wanted = Self::default();
         wanted.of_mut(ResourceType::Listener).wildcard = roots.listeners;
         wanted.of_mut(ResourceType::Cluster).wildcard = roots.clusters;
         wanted.of_mut(ResourceType::Runtime).names.extend(roots.runtime.iter().cloned());
-        tables.references(|kind, name| {
+        tables.references(&mut |kind, Reference { name, .. }| {
             let names = &mut wanted.of_mut(kind).names;
             if !names.contains(name) {
                 names.insert(Arc::clone(name));
             }
         });
+        let routes = wanted.of(ResourceType::Route).names.iter();
+        let below = routes.filter(|name| tables.has_discovered_hosts(name)).cloned().collect();
+        let virtual_hosts = wanted.of_mut(ResourceType::VirtualHost);
+        virtual_hosts.below = below;
+        let is_below =
+            |name: &&Arc<str>| virtual_hosts.below.contains(table_of(name).unwrap_or(""));
+        virtual_hosts.names = hosts.filter(is_below).cloned().collect();
         wanted
     }
 

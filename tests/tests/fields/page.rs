@@ -67,6 +67,7 @@ const PLACES: &[(&str, &str)] = &[
     ("compile/access_log", "of an access log"),
     ("compile/tls", "of a TLS context"),
     ("compile/secret", "of a TLS context or secret"),
+    ("compile/source", "of what a resource names"),
     ("filter/", "of the filter"),
 ];
 

@@ -9,6 +9,7 @@ mod drain;
 mod envoy;
 mod examples;
 mod filters;
+mod hosts;
 mod kubectl;
 mod outage;
 mod shutdown;

@@ -257,7 +257,7 @@ fn config(endpoints: &Arc<EndpointsConfig>, settings: Settings) -> ClusterConfig
         breakers: settings.breakers,
         check: settings.check.map(Arc::new),
         outlier: settings.outlier,
-        secret_names: Box::default(),
+        secrets: Box::default(),
     }
 }
 

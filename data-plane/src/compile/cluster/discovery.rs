@@ -21,7 +21,7 @@ use crate::cluster::Discovery;
 use crate::cluster::dns::{DnsConfig, Family};
 use crate::cluster::endpoints::EndpointsConfig;
 use crate::compile::endpoints::{Names, compile_as};
-use crate::compile::tls::config_source;
+use crate::compile::source::reference;
 use crate::compile::unpack;
 
 /// The fields of a cluster that say it.
@@ -65,9 +65,9 @@ pub(super) fn compile(name: &Arc<str>, fields: DiscoveryFields) -> Result<Discov
 fn eds(name: &Arc<str>, message: EdsClusterConfig) -> Result<Discovery, FieldError> {
     fields!(message: EdsClusterConfig,
         read: [eds_config, service_name], ignore: [], refuse: []);
-    config_source(required(eds_config, "eds_config")?).at("eds_config")?;
+    let source = required(eds_config, "eds_config")?;
     let service_name = if service_name.is_empty() { Arc::clone(name) } else { service_name.into() };
-    Ok(Discovery::Eds { service_name })
+    reference(service_name, source).map(Discovery::Eds).at("eds_config")
 }
 
 fn dns(fields: DiscoveryFields, is_logical: bool) -> Result<DnsConfig, FieldError> {
