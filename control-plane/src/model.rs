@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -9,6 +10,9 @@ use crate::finding::{Finding, Severity, codes};
 
 pub mod kind;
 pub mod backend;
+pub mod service;
+pub mod endpointslice;
+pub mod configmap;
 pub mod gateway;
 pub mod gatewayclass;
 pub mod httproute;
@@ -26,6 +30,8 @@ pub mod text;
 pub mod duration;
 
 use backend::Backend;
+use configmap::ConfigMap;
+use endpointslice::EndpointSlice;
 use gateway::Gateway;
 use gatewayclass::GatewayClass;
 use grpcroute::GrpcRoute;
@@ -35,6 +41,7 @@ use meta::Place;
 use namespace::Namespace;
 use referencegrant::ReferenceGrant;
 use secret::Secret;
+use service::Service;
 
 /// All objects, by place.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -49,6 +56,12 @@ pub struct Model {
     pub grpc_routes: BTreeMap<Place, GrpcRoute>,
     /// Backend.
     pub backends: BTreeMap<Place, Backend>,
+    /// Service.
+    pub services: BTreeMap<Place, Service>,
+    /// EndpointSlice, by service.
+    pub slices: BTreeMap<Place, Vec<EndpointSlice>>,
+    /// ConfigMap.
+    pub config_maps: BTreeMap<Place, ConfigMap>,
     /// Secret.
     pub secrets: BTreeMap<Place, Secret>,
     /// ReferenceGrant.
@@ -80,6 +93,13 @@ impl Model {
             "HTTPRoute" => put(&mut self.http_routes, place, document),
             "GRPCRoute" => put(&mut self.grpc_routes, place, document),
             "Backend" => put(&mut self.backends, place, document),
+            "Service" => put(&mut self.services, place, document),
+            "EndpointSlice" => EndpointSlice::deserialize(document).map(|slice| {
+                if let Some(service) = slice.service() {
+                    self.slices.entry(service).or_default().push(slice);
+                }
+            }),
+            "ConfigMap" => put(&mut self.config_maps, place, document),
             "Secret" => put(&mut self.secrets, place, document),
             "ReferenceGrant" => put(&mut self.grants, place, document),
             "Namespace" => put(&mut self.namespaces, place, document),

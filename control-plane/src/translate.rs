@@ -23,6 +23,7 @@ mod references;
 mod listener;
 mod http_filters;
 mod cluster;
+mod endpoints;
 mod backends;
 mod filters;
 mod matches;

@@ -1,5 +1,6 @@
 //! A message body on its way through the proxy: counted, and given up when nothing moves.
 
+pub mod kept;
 pub mod tee;
 
 use std::cell::Cell;

@@ -6,7 +6,8 @@ use crate::finding::suggest::did_you_mean;
 use crate::finding::{Finding, Severity, codes};
 use crate::model::schema::{self, Problem, Report, Schema};
 use crate::model::{
-    backend, gateway, gatewayclass, grpcroute, httproute, namespace, referencegrant, secret,
+    backend, configmap, endpointslice, gateway, gatewayclass, grpcroute, httproute, namespace,
+    referencegrant, secret, service,
 };
 
 /// One kind of document.
@@ -53,8 +54,11 @@ pub struct Column {
 pub static KINDS: &[&Kind] = &[
     &namespace::KIND,
     &secret::KIND,
+    &configmap::KIND,
     &gatewayclass::KIND,
     &referencegrant::KIND,
+    &service::KIND,
+    &endpointslice::KIND,
     &backend::KIND,
     &gateway::KIND,
     &httproute::KIND,

@@ -87,7 +87,9 @@ fn makers(kind: ResourceType) -> &'static [&'static str] {
         ResourceType::Route | ResourceType::ScopedRoute | ResourceType::VirtualHost => {
             &["HTTPRoute", "GRPCRoute"]
         }
-        ResourceType::Cluster | ResourceType::Endpoints | ResourceType::LbEndpoint => &["Backend"],
+        ResourceType::Cluster | ResourceType::Endpoints | ResourceType::LbEndpoint => {
+            &["Backend", "Service"]
+        }
         ResourceType::Secret => &["Secret"],
         ResourceType::Listener | ResourceType::ExtensionConfig | ResourceType::Runtime => {
             &["Gateway"]

@@ -12,6 +12,8 @@ use crate::translate::plan::RouteKind;
 pub(super) enum Target {
     /// A Backend.
     Backend(Place),
+    /// A port of a Service.
+    Service(Place, u16),
 }
 
 impl fmt::Display for Target {
@@ -19,6 +21,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Backend(place) => write!(f, "backend/{place}"),
+            Self::Service(place, port) => write!(f, "service/{place}/{port}"),
         }
     }
 }
@@ -28,6 +31,7 @@ impl Target {
     pub(super) fn object(&self) -> ObjectRef {
         match self {
             Self::Backend(place) => ObjectRef::new("Backend", place.clone()),
+            Self::Service(place, _) => ObjectRef::new("Service", place.clone()),
         }
     }
 }

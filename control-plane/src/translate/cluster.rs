@@ -1,21 +1,16 @@
-//! Backends as clusters and their endpoints.
+//! Backends and Services as clusters.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
-use xds_proto::convert;
 use xds_proto::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers};
 use xds_proto::envoy::config::core::v3::{
-    Address, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, Locality,
-    Pipe, address,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common,
 };
-use xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
-use xds_proto::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint as EnvoyEndpoint, LbEndpoint, LocalityLbEndpoints,
-};
+use xds_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use xds_proto::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
 use xds_proto::envoy::extensions::clusters::dns::v3::DnsCluster;
 use xds_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
@@ -24,9 +19,10 @@ use xds_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
 };
 
 use crate::model::Model;
-use crate::model::backend::{Backend, Dns, Endpoint};
+use crate::model::backend::{Backend, Dns};
 use crate::model::duration as model_duration;
 use crate::translate::backends::{ClusterKey, Target};
+use crate::translate::endpoints;
 use crate::translate::envoy::{ads, any, duration, number};
 
 /// A connection to a backend must stand within this.
@@ -59,14 +55,24 @@ pub(super) fn cluster(
 ) -> Option<(Cluster, Option<ClusterLoadAssignment>)> {
     match &key.target {
         Target::Backend(place) => model.backends.get(place).map(|backend| of_backend(key, backend)),
+        Target::Service(place, port) => {
+            let port = model.services.get(place)?.port(*port)?;
+            let slices = model.slices.get(place).map(Vec::as_slice).unwrap_or_default();
+            let assignment = endpoints::of_service(&key.target.to_string(), port, slices);
+            let cluster = Cluster {
+                eds_cluster_config: Some(eds(key)),
+                cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+                ..base(key, &port.app_protocol)
+            };
+            Some((cluster, Some(assignment)))
+        }
     }
 }
 
-fn of_backend(key: &ClusterKey, backend: &Backend) -> (Cluster, Option<ClusterLoadAssignment>) {
-    let assignment = assignment(&key.target.to_string(), &backend.spec.endpoints);
-    let asks_http2 =
-        key.asks_http2 || matches!(&*backend.spec.app_protocol, "grpc" | "kubernetes.io/h2c");
-    let mut cluster = Cluster {
+/// A cluster but for its endpoints.
+fn base(key: &ClusterKey, app_protocol: &str) -> Cluster {
+    let is_http2 = key.asks_http2 || matches!(app_protocol, "grpc" | "kubernetes.io/h2c");
+    Cluster {
         name: key.name(),
         connect_timeout: duration(CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes: number(BUFFER_LIMIT),
@@ -74,10 +80,15 @@ fn of_backend(key: &ClusterKey, backend: &Backend) -> (Cluster, Option<ClusterLo
         circuit_breakers: Some(circuit_breakers()),
         typed_extension_protocol_options: HashMap::from([(
             HTTP_OPTIONS.to_owned(),
-            any(&http_options(asks_http2)),
+            any(&http_options(is_http2)),
         )]),
         ..Default::default()
-    };
+    }
+}
+
+fn of_backend(key: &ClusterKey, backend: &Backend) -> (Cluster, Option<ClusterLoadAssignment>) {
+    let assignment = endpoints::of_backend(&key.target.to_string(), &backend.spec.endpoints);
+    let mut cluster = base(key, &backend.spec.app_protocol);
     let first = backend.spec.endpoints.first();
     if first.is_some_and(|endpoint| endpoint.ip.is_some()) {
         cluster.eds_cluster_config = Some(eds(key));
@@ -156,53 +167,6 @@ pub(super) fn http2_options() -> Http2ProtocolOptions {
         max_concurrent_streams: number(STREAMS_MAX),
         initial_stream_window_size: number(STREAM_WINDOW),
         initial_connection_window_size: number(CONNECTION_WINDOW),
-        ..Default::default()
-    }
-}
-
-/// Endpoints by priority and zone; each locality has a weight, without which gRPC ignores it.
-fn assignment(cluster: &str, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
-    let mut localities: BTreeMap<(u32, &str), Vec<&Endpoint>> = BTreeMap::new();
-    for endpoint in endpoints {
-        let zone = endpoint.zone.as_deref().unwrap_or_default();
-        localities.entry((endpoint.priority, zone)).or_default().push(endpoint);
-    }
-    let locality = |((priority, zone), endpoints): ((u32, &str), Vec<&Endpoint>)| {
-        let weight = endpoints.iter().fold(0_u32, |sum, one| sum.saturating_add(one.weight));
-        LocalityLbEndpoints {
-            locality: Some(Locality { zone: zone.to_owned(), ..Default::default() }),
-            priority,
-            load_balancing_weight: number(weight),
-            lb_endpoints: endpoints.into_iter().map(lb_endpoint).collect(),
-            ..Default::default()
-        }
-    };
-    ClusterLoadAssignment {
-        cluster_name: cluster.to_owned(),
-        endpoints: localities.into_iter().map(locality).collect(),
-        ..Default::default()
-    }
-}
-
-fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
-    let address = match &endpoint.unix {
-        Some(path) => Address {
-            address: Some(address::Address::Pipe(Pipe {
-                path: path.clone(),
-                ..Default::default()
-            })),
-        },
-        None => {
-            let host = endpoint.ip.as_deref().or(endpoint.host.as_deref()).unwrap_or_default();
-            convert::to_address(host, endpoint.port.unwrap_or_default())
-        }
-    };
-    LbEndpoint {
-        load_balancing_weight: number(endpoint.weight),
-        host_identifier: Some(HostIdentifier::Endpoint(EnvoyEndpoint {
-            address: Some(address),
-            ..Default::default()
-        })),
         ..Default::default()
     }
 }

@@ -1,5 +1,7 @@
 //! References between objects: whether they are permitted, and what they lead to.
 
+use std::collections::BTreeMap;
+
 use crate::finding::codes;
 use crate::finding::suggest::did_you_mean;
 use crate::model::Model;
@@ -68,44 +70,74 @@ impl Referrer<'_> {
         if !self.may_refer(kind, &place) {
             return Err(self.not_permitted(kind.1, &place, field));
         }
-        let found = self.model.backends.get(&place);
-        let Some(backend) = found.filter(|_| kind.0 == OURS) else {
-            let help = match found {
-                Some(_) => Some(
-                    "there is a Backend of this name: give group: weighlock.dev and \
-                                 kind: Backend, and no port"
-                        .to_owned(),
-                ),
-                None => did_you_mean(&place.name, self.names(namespace)),
-            };
-            let message = format!("{} {place} does not exist", kind.1);
-            let field = format!("{field}.name");
-            let problem = Problem::new("BackendNotFound", codes::BACKEND_MISSING, field, message);
-            return Err(problem.with_help(help));
-        };
-        let protocol = backend.spec.app_protocol.as_str();
-        if matches!(protocol, "https" | "kubernetes.io/wss") {
-            let message = format!(
-                "Backend {place} speaks {protocol}, which needs a BackendTLSPolicy, and that is not \
-                 supported"
-            );
-            return Err(Problem::new("UnsupportedProtocol", codes::NOT_SUPPORTED, field, message));
+        if kind.0 == OURS {
+            return self.own_backend(place, field);
         }
-        if self.kind == "GRPCRoute" && protocol == "kubernetes.io/ws" {
-            let message = format!("Backend {place} speaks {protocol}, which carries no gRPC");
-            return Err(Problem::new("UnsupportedProtocol", codes::CONTRADICTION, field, message));
-        }
-        Ok(Destination {
-            target: Target::Backend(place),
-            speaks_http2: matches!(protocol, "grpc" | "kubernetes.io/h2c"),
-            speaks_tls: false,
-        })
+        self.service(place, reference.port.unwrap_or_default(), field)
     }
 
-    /// Names of backends in a namespace.
-    fn names<'b>(&'b self, namespace: &'b str) -> impl Iterator<Item = &'b str> {
-        let inside = move |place: &&Place| place.namespace == namespace;
-        self.model.backends.keys().filter(inside).map(|place| place.name.as_str())
+    fn own_backend(&self, place: Place, field: &str) -> Result<Destination, Problem> {
+        let Some(backend) = self.model.backends.get(&place) else {
+            let help = did_you_mean(&place.name, names(&self.model.backends, &place.namespace));
+            return Err(missing(format!("Backend {place} does not exist"), field).with_help(help));
+        };
+        let protocol = backend.spec.app_protocol.as_str();
+        self.destination(Target::Backend(place), protocol, field)
+    }
+
+    fn service(&self, place: Place, port: u16, field: &str) -> Result<Destination, Problem> {
+        let Some(service) = self.model.services.get(&place) else {
+            let help = if self.model.backends.contains_key(&place) {
+                let help = "there is a Backend of this name: give group: weighlock.dev and \
+                            kind: Backend, and no port";
+                Some(help.to_owned())
+            } else {
+                did_you_mean(&place.name, names(&self.model.services, &place.namespace))
+            };
+            return Err(missing(format!("Service {place} does not exist"), field).with_help(help));
+        };
+        if service.spec.service_type == "ExternalName" {
+            let message = format!("Service {place} is of type ExternalName: use a Backend");
+            return Err(Problem::new("UnsupportedValue", codes::NOT_SUPPORTED, field, message));
+        }
+        let Some(known) = service.port(port) else {
+            let ports = service.spec.ports.iter().map(|known| known.port.to_string());
+            let ports = ports.collect::<Vec<_>>().join(", ");
+            let message = format!("Service {place} has no port {port}");
+            let field = format!("{field}.port");
+            let problem = Problem::new("BackendNotFound", codes::BACKEND_MISSING, field, message);
+            return Err(problem.with_help(Some(format!("its ports are {ports}"))));
+        };
+        if known.protocol != "TCP" {
+            let message =
+                format!("port {port} of Service {place} is of protocol {}", known.protocol);
+            return Err(Problem::new("UnsupportedProtocol", codes::NOT_SUPPORTED, field, message));
+        }
+        self.destination(Target::Service(place, port), &known.app_protocol, field)
+    }
+
+    /// A target that says that it speaks `protocol`.
+    fn destination(
+        &self,
+        target: Target,
+        protocol: &str,
+        field: &str,
+    ) -> Result<Destination, Problem> {
+        let unsupported = |why: &str| {
+            let message = format!("{} speaks {protocol}, {why}", target.object());
+            Err(Problem::new("UnsupportedProtocol", codes::NOT_SUPPORTED, field, message))
+        };
+        match protocol {
+            "" | "http" | "grpc" | "kubernetes.io/h2c" => {}
+            "kubernetes.io/ws" if self.kind != "GRPCRoute" => {}
+            "kubernetes.io/ws" => return unsupported("which carries no gRPC"),
+            "https" | "kubernetes.io/wss" => {
+                return unsupported("which needs a BackendTLSPolicy, and that is not supported");
+            }
+            _ => return unsupported("which no route here carries"),
+        }
+        let speaks_http2 = matches!(protocol, "grpc" | "kubernetes.io/h2c");
+        Ok(Destination { target, speaks_http2, speaks_tls: false })
     }
 
     /// The secret with a certificate that a reference leads to.
@@ -127,12 +159,9 @@ impl Referrer<'_> {
             return Err(self.not_permitted(kind.1, &place, field));
         }
         let Some(secret) = self.model.secrets.get(&place) else {
-            let inside = |other: &&Place| other.namespace == namespace;
-            let names = self.model.secrets.keys().filter(inside).map(|place| place.name.as_str());
+            let help = did_you_mean(&place.name, names(&self.model.secrets, namespace));
             let message = format!("Secret {place} does not exist");
-            return Err(
-                invalid(codes::SECRET_MISSING, message).with_help(did_you_mean(&place.name, names))
-            );
+            return Err(invalid(codes::SECRET_MISSING, message).with_help(help));
         };
         if secret.secret_type != TLS {
             let message = format!("Secret {place} is not of type {TLS}");
@@ -143,6 +172,21 @@ impl Referrer<'_> {
             invalid(codes::BAD_CERTIFICATE, message)
         })
     }
+}
+
+/// A backend that is not there.
+fn missing(message: String, field: &str) -> Problem {
+    let field = format!("{field}.name");
+    Problem::new("BackendNotFound", codes::BACKEND_MISSING, field, message)
+}
+
+/// Names of objects in a namespace.
+fn names<'a, T>(
+    objects: &'a BTreeMap<Place, T>,
+    namespace: &'a str,
+) -> impl Iterator<Item = &'a str> {
+    let inside = move |place: &&Place| place.namespace == namespace;
+    objects.keys().filter(inside).map(|place| place.name.as_str())
 }
 
 /// A group for people: the core group has no name.

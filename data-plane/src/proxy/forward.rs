@@ -15,6 +15,7 @@ use super::overrides::Overrides;
 use super::reply::Local;
 use super::selection::{choose, hash_view, observed, select};
 use super::timeouts::{self, milliseconds, say_stream_limit, say_timeout};
+use crate::body::kept::Kept;
 use crate::body::{Body, Break, Deadlines, Ended};
 use crate::cluster::Cluster;
 use crate::cluster::balancer::Selection;
@@ -75,9 +76,16 @@ pub(super) async fn forward(
     prepare(exchange, &plan, picked, (&mut head, &limits));
     exchange.note_sent(&head);
     let body = mirror::send(exchange, &plan, (&head, body), limits.response);
-    let has_no_body = body.is_empty();
+    let (body, once_more) = match plan.retry {
+        _ if body.is_empty() => (body, OnceMore::Empty),
+        Some(policy) if policy.retries > 0 && plan.upgrade.is_none() => {
+            let (body, kept) = Kept::new(body, plan.forward.kept_bytes_max);
+            (body, OnceMore::Kept(kept))
+        }
+        _ => (body, OnceMore::Gone),
+    };
     let mut tries =
-        Tries { exchange, plan, cluster, selection, limits, has_no_body, retries: 0, slot: None };
+        Tries { exchange, plan, cluster, selection, limits, once_more, retries: 0, slot: None };
     let answered = tries.run(Request::from_parts(head, body), endpoint).await;
     let mut response = answered.map_err(|mut local| {
         let may_be_nothing = overrides.answers_timeout_with_nothing;
@@ -169,11 +177,20 @@ struct Tries<'e, 'p> {
     cluster: Arc<Cluster>,
     selection: Selection<'p>,
     limits: Limits,
-    /// Then the request can be sent again even when it is gone.
-    has_no_body: bool,
+    once_more: OnceMore,
     retries: u32,
     /// The place of the present try among the retries of the cluster.
     slot: Option<Slot>,
+}
+
+/// What a request that is gone can be sent again with.
+enum OnceMore {
+    /// It had no body.
+    Empty,
+    /// Its body is kept.
+    Kept(Kept),
+    /// Nothing.
+    Gone,
 }
 
 /// Whether a request is sent again.
@@ -287,13 +304,15 @@ impl Tries<'_, '_> {
             && (has_other || !is_connect)
     }
 
-    /// The request as it was sent, where it had no body.
+    /// The request as it was sent, where it had no body or that is kept.
     fn copy(&self) -> Option<Request<Body>> {
-        if !self.has_no_body {
-            return None;
-        }
+        let body = match &self.once_more {
+            OnceMore::Empty => Body::empty(),
+            OnceMore::Kept(kept) => kept.again()?,
+            OnceMore::Gone => return None,
+        };
         let exchange = &self.exchange;
-        let mut copy = Request::new(Body::empty());
+        let mut copy = Request::new(body);
         *copy.method_mut() = exchange.method.clone();
         *copy.uri_mut() = exchange.sent_uri.clone()?;
         *copy.version_mut() = exchange.version;

@@ -50,6 +50,8 @@ pub struct Forward {
     pub grpc_timeout: Option<GrpcTimeout>,
     /// When to try again (`retry_policy`, else the virtual host's).
     pub retry: Option<Arc<RetryPolicy>>,
+    /// How much of a request is kept for that (`request_body_buffer_limit`, else `per_request_buffer_limit_bytes`).
+    pub kept_bytes_max: usize,
     /// Where copies of its requests go (`request_mirror_policies`, else of the levels around it).
     pub mirrors: Arc<[MirrorPolicy]>,
     /// Which protocols a request may switch to (`upgrade_configs`).

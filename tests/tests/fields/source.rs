@@ -45,15 +45,16 @@ pub(crate) fn files(root: &Path) -> Vec<File> {
     texts.iter().map(read).collect()
 }
 
-/// The text of a file with that of the module that it is in, and of those in it and beside it: an "one of" is often taken
-/// apart there.
+/// The text of a file with that of the module that it is in, and of those in that: an "one of" is often taken apart there.
 fn family(path: &str, texts: &[(String, String)]) -> String {
     let module = path.trim_end_matches(".rs");
     let parent = module.rsplit_once('/').map_or("", |(parent, _)| parent);
+    // `compile` and `filter` hold too much to be one family.
+    let has_siblings = parent.contains('/');
     let is_near = |other: &str| {
         let other = other.trim_end_matches(".rs");
-        let is_beside = parent.contains('/') && other.starts_with(&format!("{parent}/"));
-        other == module || other == parent || is_beside || other.starts_with(&format!("{module}/"))
+        let is_within = |of: &str| other.starts_with(&format!("{of}/"));
+        other == module || other == parent || is_within(module) || has_siblings && is_within(parent)
     };
     texts.iter().filter(|(other, _)| is_near(other)).map(|(_, text)| text.as_str()).collect()
 }

@@ -7,6 +7,7 @@ mod discovery;
 mod edge;
 mod filters;
 mod replies;
+mod retries;
 mod streams;
 mod upstream;
 
@@ -68,6 +69,11 @@ async fn our_proxy_answers_as_envoy_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_proxy_knows_clients_as_envoy_does() {
     compare("our_proxy_knows_clients_as_envoy_does", edge::all()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_proxy_tries_again_as_envoy_does() {
+    compare("our_proxy_tries_again_as_envoy_does", retries::all()).await;
 }
 
 /// Asks a real Envoy the same as our proxy, which two management servers drive, each in both forms; `test` is the

@@ -194,7 +194,9 @@ mod tests {
             .iter()
             .map(|group| group["preferredVersion"]["groupVersion"].as_str().unwrap())
             .collect();
-        assert_eq!(plain, ["gateway.networking.k8s.io/v1", "weighlock.dev/v1alpha1"]);
+        let known =
+            ["gateway.networking.k8s.io/v1", "discovery.k8s.io/v1", "weighlock.dev/v1alpha1"];
+        assert_eq!(plain, known);
         let kubectl = format!("{AGGREGATED},application/json");
         let aggregated = server.get_as("/apis", &kubectl).await;
         assert_eq!(aggregated.headers["content-type"], AGGREGATED);

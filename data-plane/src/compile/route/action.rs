@@ -102,6 +102,7 @@ fn forward(message: route::RouteAction, around: &mut Surroundings) -> Result<For
             Some(policy) => Some(Arc::new(retry::compile(policy).at("retry_policy")?)),
             None => around.retry.clone(),
         },
+        kept_bytes_max: around.kept_bytes_max,
         mirrors: {
             let inherited = Arc::clone(&around.mirrors);
             mirror::compile(request_mirror_policies, around, &inherited)?

@@ -34,6 +34,8 @@ pub(super) struct Surroundings {
     pub(super) cluster_names: Vec<Arc<str>>,
     /// The virtual host's, for routes without their own.
     pub(super) retry: Option<Arc<RetryPolicy>>,
+    /// How much of a request is kept for a retry.
+    pub(super) kept_bytes_max: usize,
     /// Those of the levels above, for routes without their own.
     pub(super) mirrors: Arc<[MirrorPolicy]>,
     /// The template that the route's paths match, for its rewrite.

@@ -6,9 +6,11 @@ use xds_proto::envoy::config::route::v3 as route;
 use xds_proto::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
+use xds_proto::google::protobuf::{UInt32Value, UInt64Value};
 
 use super::around::{Inherited, Surroundings};
 use super::{action, condition, mirror, retry};
+use crate::body::kept::KEPT_BYTES_MAX;
 use crate::filtering::rate_limit;
 use crate::format::compile::mutations;
 use crate::route::Mutations;
@@ -28,12 +30,10 @@ pub(super) fn compile(
         request_headers_to_remove, response_headers_to_add, response_headers_to_remove,
         include_request_attempt_count, include_attempt_count_in_response,
         request_mirror_policies, typed_per_filter_config, rate_limits,
+        per_request_buffer_limit_bytes, request_body_buffer_limit,
     ],
     // virtual_clusters: only counters. metadata: for the control plane's own use.
-    // The buffer limits bound what is kept for a retry; only requests without a body are.
-    ignore: [
-        virtual_clusters, metadata, per_request_buffer_limit_bytes, request_body_buffer_limit,
-    ],
+    ignore: [virtual_clusters, metadata],
     refuse: [
         matcher, cors, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header,
         route_specifiers,
@@ -54,6 +54,8 @@ pub(super) fn compile(
     around.mirrors = mirror::compile(request_mirror_policies, &mut around, &mirrors)?;
     around.filters = around.filters(typed_per_filter_config, || name.to_string())?;
     around.place = Arc::clone(&name);
+    around.kept_bytes_max =
+        kept_bytes_max(request_body_buffer_limit, per_request_buffer_limit_bytes, KEPT_BYTES_MAX);
     let mut number = 0_usize;
     let routes = each(routes, "routes", |message| {
         number += 1;
@@ -82,6 +84,15 @@ pub(super) fn compile(
     })
 }
 
+/// How much of a request is kept for a retry. The older field cannot ask for more than there is anyway.
+fn kept_bytes_max(limit: Option<UInt64Value>, old: Option<UInt32Value>, inherited: usize) -> usize {
+    match (limit, old) {
+        (Some(limit), _) => usize::try_from(limit.value).unwrap_or(usize::MAX),
+        (None, Some(old)) => KEPT_BYTES_MAX.min(old.value as usize),
+        (None, None) => inherited,
+    }
+}
+
 /// `number` names routes that have no name.
 fn route(
     message: route::Route,
@@ -92,13 +103,11 @@ fn route(
         read: [
             name, r#match, action, request_headers_to_add, request_headers_to_remove,
             response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
+            per_request_buffer_limit_bytes, request_body_buffer_limit,
         ],
         // metadata: for the control plane's own use. decorator, tracing: spans are not made here.
-        // stat_prefix: only names counters. Buffer limits: as for a virtual host.
-        ignore: [
-            metadata, decorator, tracing, stat_prefix, per_request_buffer_limit_bytes,
-            request_body_buffer_limit,
-        ],
+        // stat_prefix: only names counters.
+        ignore: [metadata, decorator, tracing, stat_prefix],
         refuse: [route_specifiers]);
     let condition = condition::compile(required(r#match, "match")?).at("match")?;
     let (condition, template) = condition;
@@ -107,8 +116,11 @@ fn route(
     let outer = around.filters;
     let filters = around.filters(typed_per_filter_config, id)?;
     (around.filters, around.route) = (filters, number);
+    let hosts = around.kept_bytes_max;
+    around.kept_bytes_max =
+        kept_bytes_max(request_body_buffer_limit, per_request_buffer_limit_bytes, hosts);
     let action = action::compile(required(action, "action")?, around)?;
-    around.filters = outer;
+    (around.filters, around.kept_bytes_max) = (outer, hosts);
     let mutations = Mutations {
         request: mutations(
             (request_headers_to_add, "request_headers_to_add"),

@@ -123,6 +123,28 @@ pub(super) fn rows() -> Vec<Row> {
             ],
         },
         Row {
+            name: "HTTPRouteServiceTypes",
+            steps: vec![
+                Step::Apply(
+                    plain()
+                        + &service("cluster", "", "$a")
+                        + &service("headless", "clusterIP: None, ", "$b")
+                        + &service("manual", "", "$c").replace("selector: {app: manual}, ", "")
+                        + &http("r", "", &["cluster", "headless", "manual"].map(|name| format!(
+                            "{{matches: [{{path: {{value: /{name}}}}}], backendRefs: [{{name: {name}, port: 8080}}]}}")).join(",")),
+                ),
+                Step::Says("HTTPRoute r", ACCEPTED),
+                get("x.example", "/cluster").from("a"),
+                get("x.example", "/headless").from("b"),
+                get("x.example", "/manual").from("c"),
+                Step::Delete("EndpointSlice manual-1"),
+                get("x.example", "/manual").status(503),
+                Step::Delete("Service headless"),
+                Step::Says("HTTPRoute r", "ResolvedRefs=False BackendNotFound"),
+                get("x.example", "/headless").status(500),
+            ],
+        },
+        Row {
             name: "HTTPRouteBackendProtocolH2C",
             steps: vec![
                 Step::Apply(
@@ -150,4 +172,20 @@ pub(super) fn rows() -> Vec<Row> {
             ],
         },
     ]
+}
+
+/// A Service with one endpoint, on this port.
+fn service(name: &str, more: &str, port: &str) -> String {
+    format!(
+        "---
+{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{{more}selector: {{app: {name}}}, ports: [{{name: http, port: 8080, targetPort: 3000}}]}}}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+endpoints: [{{addresses: [127.0.0.1]}}]
+ports: [{{name: http, port: {port}}}]
+"
+    )
 }
