@@ -42,10 +42,11 @@ const INTERNAL_ONLY: [HeaderName; 14] = [
 ];
 
 /// What a client at the edge may not say.
-const EDGE_ONLY: [HeaderName; 3] = [
+const EDGE_ONLY: [HeaderName; 4] = [
     HeaderName::from_static("x-envoy-decorator-operation"),
     HeaderName::from_static("x-envoy-downstream-service-cluster"),
     HeaderName::from_static("x-envoy-downstream-service-node"),
+    HeaderName::from_static("x-envoy-original-path"),
 ];
 
 /// Who is at the other end of a connection.

@@ -203,7 +203,11 @@ impl Exchange {
             response_code: head.map(|head| head.status.as_u16()),
             details: match &self.notes.details {
                 Some(details) => details,
-                None => self.why.map_or("via_upstream", |why| why.facts().details),
+                // Before there is a response nothing is known of how it came about.
+                None => {
+                    let unknown = if head.is_some() { "via_upstream" } else { "" };
+                    self.why.map_or(unknown, |why| why.facts().details)
+                }
             },
             start: Some(self.started_at),
             remote: Some(client),

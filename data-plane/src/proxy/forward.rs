@@ -136,7 +136,7 @@ fn prepare(
 ) {
     say_timeout(plan, &mut head.headers, limits, Duration::ZERO);
     say_stream_limit(&mut head.headers, limits);
-    let context = exchange.context();
+    let context = crate::format::Context { attempts: 1, ..exchange.context() };
     plan.found.rewrite_request(head, picked, &context, plan.adds_envoy_headers());
     if let Some(protocol) = plan.upgrade {
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -160,8 +160,12 @@ fn finish(
         headers.insert(ATTEMPT_COUNT, HeaderValue::from(exchange.attempts));
     }
     let status = response.status();
-    let context =
-        crate::format::Context { response_code: Some(status.as_u16()), ..exchange.context() };
+    let context = exchange.context();
+    let context = crate::format::Context {
+        response_code: Some(status.as_u16()),
+        details: if context.details.is_empty() { "via_upstream" } else { context.details },
+        ..context
+    };
     plan.found.mutate_response(response.headers_mut(), picked, &context);
     let progress = exchange.progress(exchange.started);
     let end = limits.end(&progress).filter(|_| status != StatusCode::SWITCHING_PROTOCOLS);

@@ -8,6 +8,7 @@ mod edge;
 mod filters;
 mod replies;
 mod retries;
+mod routing;
 mod streams;
 mod upstream;
 
@@ -74,6 +75,19 @@ async fn our_proxy_knows_clients_as_envoy_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_proxy_tries_again_as_envoy_does() {
     compare("our_proxy_tries_again_as_envoy_does", retries::all()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_proxy_routes_as_envoy_does() {
+    compare("our_proxy_routes_as_envoy_does", routing::all()).await;
+}
+
+/// A case that is dropped by mistake would be missed by nobody else.
+#[test]
+fn there_are_many_cases() {
+    let count = cases::all().len() + replies::all().len() + upstream::all().len();
+    let count = count + filters::all().len() + edge::all().len() + retries::all().len();
+    assert!(count + routing::all().len() >= 170, "{}", count + routing::all().len());
 }
 
 /// Asks a real Envoy the same as our proxy, which two management servers drive, each in both forms; `test` is the
