@@ -15,7 +15,7 @@ use crate::cluster::balancer::subset::{SubsetConfig, Subsets};
 use crate::cluster::balancer::table::TableConfig;
 use crate::cluster::endpoints::{Endpoint, Health};
 use crate::cluster::labels::Labels;
-use crate::cluster::priority::{Census, Share, split};
+use crate::cluster::priority::{Census, Share, Who, is_panicking, split};
 use crate::matcher::hash::HashPolicy;
 
 /// How endpoints are chosen.
@@ -199,6 +199,10 @@ impl Shares {
         let census: Vec<_> = tiers.iter().map(Tier::census).collect();
         let shares = split(&census, panic_below_percent).into_iter().map(|share| {
             let Share { priority, who, percent } = share;
+            let own_threshold = tiers[priority].config.panic_below_percent;
+            // An aggregate chooses the priority; the cluster that it is of, whether that panics.
+            let is_calm = !is_panicking(census[priority], own_threshold);
+            let who = if who == Who::Everyone && is_calm { Who::Healthy } else { who };
             (percent, Picker::new(&tiers[priority], who, now))
         });
         Self(shares.collect())

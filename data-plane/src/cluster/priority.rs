@@ -82,7 +82,8 @@ fn hopeless(census: &[Census], panic_below: u32) -> Vec<Share> {
         .collect()
 }
 
-fn is_panicking(census: Census, panic_below: u32) -> bool {
+/// Whether so few are healthy that all are used.
+pub(crate) fn is_panicking(census: Census, panic_below: u32) -> bool {
     let usable = census.healthy.saturating_add(census.degraded).saturating_mul(100);
     census.total > 0 && usable / census.total < panic_below as usize
 }

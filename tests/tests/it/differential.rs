@@ -5,6 +5,7 @@ mod cases;
 mod certificates;
 mod discovery;
 mod edge;
+mod endpoints;
 mod filters;
 mod replies;
 mod retries;
@@ -73,8 +74,9 @@ async fn our_proxy_knows_clients_as_envoy_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_proxy_tries_again_as_envoy_does() {
-    compare("our_proxy_tries_again_as_envoy_does", retries::all()).await;
+async fn our_proxy_chooses_and_tries_again_as_envoy_does() {
+    let all = retries::all().into_iter().chain(endpoints::all());
+    compare("our_proxy_chooses_and_tries_again_as_envoy_does", all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +89,8 @@ async fn our_proxy_routes_as_envoy_does() {
 fn there_are_many_cases() {
     let count = cases::all().len() + replies::all().len() + upstream::all().len();
     let count = count + filters::all().len() + edge::all().len() + retries::all().len();
-    assert!(count + routing::all().len() >= 170, "{}", count + routing::all().len());
+    let count = count + routing::all().len() + endpoints::all().len();
+    assert!(count >= 200, "{count}");
 }
 
 /// Asks a real Envoy the same as our proxy, which two management servers drive, each in both forms; `test` is the

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::Case;
 
-const T: &str = "type.googleapis.com/envoy.";
+pub(super) const T: &str = "type.googleapis.com/envoy.";
 /// The cluster of a case.
-const UP: &str = super::OWN_CLUSTER;
+pub(super) const UP: &str = super::OWN_CLUSTER;
 
 /// Makes the endpoints of a cluster out of the addresses of three backends.
-type Endpoints = fn(&[SocketAddr]) -> Value;
+pub(super) type Endpoints = fn(&[SocketAddr]) -> Value;
 
 pub(super) fn all() -> Vec<Case> {
     let mut all = hashes();
@@ -23,17 +23,17 @@ pub(super) fn all() -> Vec<Case> {
     all
 }
 
-fn get(path: &str) -> Ask {
+pub(super) fn get(path: &str) -> Ask {
     Ask::get("example.com", path)
 }
 
-fn at(address: SocketAddr) -> Value {
+pub(super) fn at(address: SocketAddr) -> Value {
     let (address, port) = (address.ip().to_string(), address.port());
     json!({"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}})
 }
 
 /// An endpoint with more fields.
-fn with(address: SocketAddr, more: Value) -> Value {
+pub(super) fn with(address: SocketAddr, more: Value) -> Value {
     let mut endpoint = at(address);
     for (key, value) in more.as_object().into_iter().flatten() {
         endpoint[key] = value.clone();
@@ -42,12 +42,12 @@ fn with(address: SocketAddr, more: Value) -> Value {
 }
 
 /// An endpoint with metadata for load balancing.
-fn labelled(address: SocketAddr, labels: Value) -> Value {
+pub(super) fn labelled(address: SocketAddr, labels: Value) -> Value {
     with(address, json!({"metadata": {"filter_metadata": {"envoy.lb": labels}}}))
 }
 
 /// The groups of endpoints of a cluster that has one.
-fn group(endpoints: Vec<Value>) -> Value {
+pub(super) fn group(endpoints: Vec<Value>) -> Value {
     json!([{"locality": {"region": "r"}, "load_balancing_weight": 1, "lb_endpoints": endpoints}])
 }
 
@@ -64,7 +64,7 @@ fn weighted(addresses: &[SocketAddr]) -> Value {
 }
 
 /// A cluster as it is, and the groups of its endpoints.
-fn cluster(name: &str, more: Value, endpoints: Value) -> Vec<Value> {
+pub(super) fn cluster(name: &str, more: Value, endpoints: Value) -> Vec<Value> {
     let mut cluster = json!({
         "@type": format!("{T}config.cluster.v3.Cluster"), "name": name, "type": "EDS", "connect_timeout": "1s",
         "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}},
@@ -80,7 +80,7 @@ fn cluster(name: &str, more: Value, endpoints: Value) -> Vec<Value> {
 }
 
 /// A case of one cluster, which all requests go to as `action` says.
-fn case(
+pub(super) fn case(
     name: &'static str,
     (action, more): (Value, Value),
     endpoints: Endpoints,
