@@ -16,6 +16,8 @@ use crate::filter::router::Router;
 use crate::filtering::Verdict;
 use crate::filtering::keep::{FindCluster, Joined, Key, Linked, Linker, States};
 use crate::filtering::stage::Stage;
+use crate::reference::Reference;
+use crate::telemetry::why::Why;
 
 /// The filters of a connection manager in order, the router apart: it is the proxy itself.
 #[derive(Debug, Default)]
@@ -32,18 +34,103 @@ pub struct ChainConfig {
 pub struct FilterConfig {
     /// Its name, by which routes speak of it.
     pub name: Arc<str>,
-    /// The filter.
-    pub filter: Arc<Filter>,
     /// Whether only routes that say so have it.
     pub is_disabled: bool,
+    /// Where its configuration is.
+    pub source: FilterSource,
+}
+
+/// Where the configuration of a filter is.
+#[derive(Debug)]
+pub enum FilterSource {
+    /// In the listener.
+    Own(Made),
+    /// It comes by itself (`config_discovery`).
+    Discovered(Discovered),
+}
+
+/// A filter, compiled.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// It.
+    pub filter: Arc<Filter>,
     /// A hash of what it was made of.
     pub hash: u64,
 }
 
+/// A filter whose configuration comes by itself (`ExtensionConfigSource`).
+#[derive(Debug)]
+pub struct Discovered {
+    /// The resource.
+    pub resource: Reference,
+    /// What stands in for it while it is not there.
+    pub default: Option<Made>,
+    /// Whether that may serve before the control plane was asked.
+    pub needs_no_warming: bool,
+    /// The messages that it may be configured by.
+    pub types: Box<[Box<str>]>,
+}
+
+/// A configuration that came by itself (`TypedExtensionConfig`).
+#[derive(Debug)]
+pub struct Extension {
+    /// The message that it is.
+    pub type_name: Box<str>,
+    /// The filter that it makes.
+    pub made: Made,
+}
+
+/// A filter of a connection manager as it is at present.
+#[derive(Debug)]
+pub struct Present {
+    name: Arc<str>,
+    is_disabled: bool,
+    /// None where its configuration has not come, and nothing stands in for it.
+    made: Option<Made>,
+}
+
 impl ChainConfig {
-    /// The clusters that its filters ask.
+    /// The clusters that its filters ask, as far as the listener says.
     pub fn cluster_names(&self) -> Vec<Arc<str>> {
-        self.filters.iter().flat_map(|filter| filter.filter.clusters()).collect()
+        let own = self.filters.iter().filter_map(|filter| match &filter.source {
+            FilterSource::Own(made) => Some(made),
+            FilterSource::Discovered(discovered) => discovered.default.as_ref(),
+        });
+        own.flat_map(|made| made.filter.clusters()).collect()
+    }
+
+    /// The filters whose configuration comes by itself.
+    pub fn discovered(&self) -> impl Iterator<Item = &Discovered> {
+        self.filters.iter().filter_map(|filter| match &filter.source {
+            FilterSource::Own(_) => None,
+            FilterSource::Discovered(discovered) => Some(discovered),
+        })
+    }
+
+    /// The filters as they are at present; `find` gives what came by itself, or stands in for it.
+    ///
+    /// # Errors
+    /// The error of `find`.
+    pub fn present<E>(
+        &self,
+        find: impl Fn(&Discovered) -> Result<Option<Made>, E>,
+    ) -> Result<Vec<Present>, E> {
+        let present = |filter: &FilterConfig| {
+            let made = match &filter.source {
+                FilterSource::Own(made) => Some(made.clone()),
+                FilterSource::Discovered(discovered) => find(discovered)?,
+            };
+            let (name, is_disabled) = (Arc::clone(&filter.name), filter.is_disabled);
+            Ok(Present { name, is_disabled, made })
+        };
+        self.filters.iter().map(present).collect()
+    }
+}
+
+impl Discovered {
+    /// Whether a filter may be configured by this message.
+    pub fn takes(&self, type_name: &str) -> bool {
+        self.types.iter().any(|known| **known == *type_name)
     }
 }
 
@@ -59,6 +146,8 @@ pub fn hash(config: &Any) -> u64 {
 pub struct Chains {
     /// Each filter as no level says anything of it, off or on.
     plain: Box<[Option<Arc<Filter>>]>,
+    /// What they were joined of.
+    made: Box<[Option<Arc<Filter>>]>,
     /// By [`FilterSet`]; the first is for what says nothing.
     chains: Box<[Arc<Chain>]>,
     states: States,
@@ -67,39 +156,53 @@ pub struct Chains {
 
 /// Filters that run one after the other.
 #[derive(Debug, Default)]
-pub struct Chain(Box<[Arc<Filter>]>);
+pub struct Chain {
+    filters: Box<[Arc<Filter>]>,
+    /// Before which of them one stands whose configuration is missing, so that no request passes.
+    broken_at: Option<usize>,
+}
 
 impl Chains {
     /// Joins the filters with what levels say of them, and with what they kept in `before`.
     pub fn link(
-        config: &ChainConfig,
+        present: &[Present],
         overrides: &OverrideTable,
         find: FindCluster<'_>,
         before: Option<&Self>,
     ) -> Self {
         let mut linker = Linker::new(find, before.map(|before| &before.states), None);
-        let filters = config.filters.iter();
-        let plain: Box<[_]> =
-            filters.map(|filter| link(filter, &[], &filter.filter, &mut linker)).collect();
-        let chains = chains(config, overrides, &plain, &mut linker);
+        let plain = |filter: &Present| link(filter, filter.made.as_ref()?, &[], &mut linker);
+        let plain: Box<[_]> = present.iter().map(plain).collect();
+        let chains = chains(present, overrides, &plain, &mut linker);
         let (states, joined) = linker.finish();
-        Self { plain, chains, states, joined }
+        let made = present.iter().map(|filter| Some(Arc::clone(&filter.made.as_ref()?.filter)));
+        Self { plain, made: made.collect(), chains, states, joined }
     }
 
     /// Joins them with what the levels of a virtual host say too; `self` is what they are outside
     /// of it, and shares with it what the host does not change.
     pub fn link_host(
         &self,
-        config: &ChainConfig,
+        present: &[Present],
         overrides: &OverrideTable,
         find: FindCluster<'_>,
         before: Option<&Self>,
     ) -> Self {
         let before = before.map(|before| &before.states);
         let mut linker = Linker::new(find, before, Some(&self.states));
-        let chains = chains(config, overrides, &self.plain, &mut linker);
+        let chains = chains(present, overrides, &self.plain, &mut linker);
         let (states, joined) = linker.finish();
-        Self { plain: [].into(), chains, states, joined }
+        Self { plain: [].into(), made: [].into(), chains, states, joined }
+    }
+
+    /// Whether they were joined of these.
+    pub fn is_of(&self, present: &[Present]) -> bool {
+        let mut pairs = self.made.iter().zip(present);
+        self.made.len() == present.len()
+            && pairs.all(|(before, now)| {
+                let now = now.made.as_ref().map(|made| &made.filter);
+                before.as_ref().map(Arc::as_ptr) == now.map(Arc::as_ptr)
+            })
     }
 
     /// Whether the filters would be joined with the same clusters again.
@@ -117,42 +220,48 @@ impl Chains {
 
 /// A chain for each set of overrides.
 fn chains(
-    config: &ChainConfig,
+    present: &[Present],
     overrides: &OverrideTable,
     plain: &[Option<Arc<Filter>>],
     linker: &mut Linker<'_>,
 ) -> Box<[Arc<Chain>]> {
     let chain = |set: &OverrideSet| {
-        let filters = config.filters.iter().zip(plain).filter_map(|(filter, plain)| {
+        let (mut filters, mut broken_at) = (Vec::new(), None);
+        for (filter, plain) in present.iter().zip(plain) {
             let levels = set.levels(&filter.name);
-            let is_disabled = levels.last().map_or(filter.is_disabled, |last| last.is_disabled);
-            match levels {
-                _ if is_disabled => None,
-                [] => plain.clone(),
-                levels => link(filter, levels, &filter.filter, linker),
+            if levels.last().map_or(filter.is_disabled, |last| last.is_disabled) {
+                continue;
             }
-        });
-        Arc::new(Chain(filters.collect()))
+            let Some(made) = &filter.made else {
+                broken_at.get_or_insert(filters.len());
+                continue;
+            };
+            filters.extend(match levels {
+                [] => plain.clone(),
+                levels => link(filter, made, levels, linker),
+            });
+        }
+        Arc::new(Chain { filters: filters.into(), broken_at })
     };
     overrides.sets().iter().map(chain).collect()
 }
 
 /// A filter with what these levels say of it; none where it is off.
 fn link(
-    config: &FilterConfig,
+    filter: &Present,
+    made: &Made,
     levels: &[Arc<Level>],
-    filter: &Arc<Filter>,
     linker: &mut Linker<'_>,
 ) -> Option<Arc<Filter>> {
     let settings: Vec<_> = levels.iter().filter_map(|level| level.setting.as_ref()).collect();
     let specific = levels.iter().rev().find(|level| level.setting.is_some());
     linker.turn_to(Key {
-        filter: Arc::clone(&config.name),
+        filter: Arc::clone(&filter.name),
         place: specific.map_or_else(|| "".into(), |level| Arc::clone(&level.place)),
-        config: specific.map_or(config.hash, |level| level.hash),
+        config: specific.map_or(made.hash, |level| level.hash),
     });
-    match filter.link(&settings, linker) {
-        Linked::Same => Some(Arc::clone(filter)),
+    match made.filter.link(&settings, linker) {
+        Linked::Same => Some(Arc::clone(&made.filter)),
         Linked::New(linked) => Some(Arc::new(linked)),
         Linked::Off => None,
     }
@@ -161,20 +270,26 @@ fn link(
 impl Chain {
     /// Runs the chain on the way in; stops at the first that does not let it on.
     pub async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
-        for (slot, filter) in self.0.iter().enumerate() {
+        for (slot, filter) in self.filters.iter().enumerate() {
+            if self.broken_at == Some(slot) {
+                break;
+            }
             stage.slot = slot;
             let verdict = filter.on_request(request, stage).await;
             if matches!(verdict, Verdict::Reply(..)) || stage.notes.begins_again {
                 return verdict;
             }
         }
-        Verdict::Continue
+        match self.broken_at {
+            Some(_) => Verdict::refuse(Why::FilterConfigMissing),
+            None => Verdict::Continue,
+        }
     }
 
     /// Runs the chain on the way out, last filter first. As in Envoy, all of it runs, however far
     /// the request came.
     pub async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
-        for (slot, filter) in self.0.iter().enumerate().rev() {
+        for (slot, filter) in self.filters.iter().enumerate().rev() {
             stage.slot = slot;
             filter.on_response(response, stage).await;
         }
@@ -182,7 +297,7 @@ impl Chain {
 
     /// Whether there is nothing to run.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.filters.is_empty() && self.broken_at.is_none()
     }
 }
 
@@ -211,12 +326,9 @@ mod tests {
         else {
             unreachable!()
         };
-        let filter = FilterConfig {
-            name: "f".into(),
-            filter: Arc::new(filter::compile(&any).unwrap()),
-            is_disabled,
-            hash: hash(&any),
-        };
+        let made = Made { filter: Arc::new(filter::compile(&any).unwrap()), hash: hash(&any) };
+        let filter =
+            FilterConfig { name: "f".into(), is_disabled, source: FilterSource::Own(made) };
         ChainConfig { filters: [filter].into(), ..ChainConfig::default() }
     }
 
@@ -267,7 +379,11 @@ mod tests {
     }
 
     fn joined(config: &ChainConfig, table: &OverrideTable, before: Option<&Chains>) -> Chains {
-        Chains::link(config, table, &|_| None, before)
+        Chains::link(&present(config), table, &|_| None, before)
+    }
+
+    fn present(config: &ChainConfig) -> Vec<Present> {
+        config.present(|_| Ok::<_, ()>(None)).unwrap()
     }
 
     #[tokio::test]
@@ -332,12 +448,31 @@ mod tests {
         let (mut one, mut other) = (table.clone(), table);
         let own = one.join(around, levels(Say::On, "one")).unwrap();
         let own_limit = other.join(around, levels(Say::This(LIMIT), "other")).unwrap();
-        let one = outside.link_host(&config, &one, &|_| None, None);
-        let again = outside.link_host(&config, &other, &|_| None, None);
+        let one = outside.link_host(&present(&config), &one, &|_| None, None);
+        let again = outside.link_host(&present(&config), &other, &|_| None, None);
         assert_eq!(passes(&one, own).await, 1);
         assert_eq!(passes(&again, around).await, 0);
         assert_eq!(passes(&again, own_limit).await, 1);
-        let next = outside.link_host(&config, &other, &|_| None, Some(&again));
+        let next = outside.link_host(&present(&config), &other, &|_| None, Some(&again));
         assert_eq!(passes(&next, own_limit).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_filter_that_is_missing_lets_nothing_pass_where_it_is_on() {
+        let missing = |is_disabled| FilterConfig {
+            name: "m".into(),
+            is_disabled,
+            source: FilterSource::Discovered(Discovered {
+                resource: Reference::new("m".into()),
+                default: None,
+                needs_no_warming: false,
+                types: [].into(),
+            }),
+        };
+        for (is_disabled, want) in [(false, 0), (true, 5)] {
+            let config = ChainConfig { filters: [missing(is_disabled)].into(), router: None };
+            let chains = joined(&config, &OverrideTable::default(), None);
+            assert_eq!(passes(&chains, FilterSet::default()).await, want);
+        }
     }
 }

@@ -9,6 +9,7 @@ mod tcp_proxy;
 pub mod route;
 pub mod virtual_hosts;
 mod source;
+mod extension;
 pub mod cluster;
 pub mod endpoints;
 pub mod secret;
@@ -29,6 +30,7 @@ use xds_proto::resource::{Resource, ResourceType};
 use xds_proto::version::Version;
 
 use crate::bootstrap::control_plane::Api;
+use crate::chain::Extension;
 use crate::cluster::endpoints::EndpointsConfig;
 use crate::cluster::{ClusterConfig, Discovery};
 use crate::compile::route::RouteConfig;
@@ -92,6 +94,7 @@ pub struct Tables {
     listeners: Table<ListenerConfig>,
     routes: Table<RouteConfig>,
     virtual_hosts: VirtualHosts,
+    extensions: Table<Extension>,
     /// What a control plane has answered at least once.
     answered: HashSet<ResourceType>,
     /// Whether resources come state of the world, which has no virtual hosts by themselves.
@@ -146,9 +149,16 @@ impl Tables {
                 self.virtual_hosts.take(added, |table| routes.get(table).map(|config| &**config))
             }
             ResourceType::Runtime => self.runtime.take(added, origin, Ok),
-            ResourceType::LbEndpoint
-            | ResourceType::ExtensionConfig
-            | ResourceType::ScopedRoute => added
+            ResourceType::ExtensionConfig => {
+                removed.iter().for_each(|name| self.extensions.remove(name));
+                let chains = self.listeners.iter().flat_map(|(_, config)| config.all_chains());
+                let users: Vec<_> =
+                    chains.flat_map(|chain| chain.http.filters.discovered()).collect();
+                self.extensions.take(added, origin, |message| {
+                    extension::compile(message, users.iter().copied())
+                })
+            }
+            ResourceType::LbEndpoint | ResourceType::ScopedRoute => added
                 .iter()
                 .map(|resource| Rejected {
                     name: Arc::clone(&resource.name),
@@ -229,9 +239,8 @@ impl Tables {
             ResourceType::Route => self.routes.contains(name),
             ResourceType::Runtime => self.runtime.contains(name),
             ResourceType::VirtualHost => self.virtual_hosts.contains(name),
-            ResourceType::LbEndpoint
-            | ResourceType::ExtensionConfig
-            | ResourceType::ScopedRoute => false,
+            ResourceType::ExtensionConfig => self.extensions.contains(name),
+            ResourceType::LbEndpoint | ResourceType::ScopedRoute => false,
         }
     }
 
@@ -244,10 +253,10 @@ impl Tables {
             ResourceType::Route => self.routes.remove(name),
             ResourceType::Runtime => self.runtime.remove(name),
             ResourceType::VirtualHost => self.virtual_hosts.remove(name),
+            ResourceType::ExtensionConfig => self.extensions.remove(name),
             ResourceType::Cluster
             | ResourceType::Listener
             | ResourceType::LbEndpoint
-            | ResourceType::ExtensionConfig
             | ResourceType::ScopedRoute => {}
         }
     }
@@ -344,6 +353,7 @@ impl Tables {
             self.listeners.versions().collect(),
             self.routes.versions().collect(),
             self.virtual_hosts.versions().collect(),
+            self.extensions.versions().collect(),
         ]
         .map(Version::of_set);
         Version::of_set(types.iter().map(|version| ("", version)))

@@ -20,7 +20,7 @@ use self::log::{AccessLogConfig, LineFormat, LogFilter};
 use self::matching::{ChainMatch, ConnectionFacts};
 use self::routing::{Before, Filters, Routing};
 use self::tcp::TcpConfig;
-use crate::chain::ChainConfig;
+use crate::chain::{ChainConfig, Discovered, Made};
 use crate::cluster::Cluster;
 use crate::reference::Reference;
 use crate::route::RouteTable;
@@ -72,6 +72,8 @@ impl ListenerConfig {
             if let RouteSource::Named(routes) = &chain.http.routes {
                 visit(ResourceType::Route, routes);
             }
+            let discovered = chain.http.filters.discovered();
+            discovered.for_each(|filter| visit(ResourceType::ExtensionConfig, &filter.resource));
             let secrets = chain.tls.iter().flat_map(|tls| tls.secrets());
             secrets.for_each(|secret| visit(ResourceType::Secret, secret));
         }
@@ -196,6 +198,12 @@ pub trait ListenerParts {
     /// A cluster that filters ask.
     fn cluster(&self, name: &str) -> Option<Arc<Cluster>>;
 
+    /// A filter whose configuration comes by itself, or what stands in for it.
+    ///
+    /// # Errors
+    /// When it is still to come.
+    fn discovered(&self, filter: &Discovered) -> Result<Option<Made>, Missing>;
+
     /// The secrets that are known.
     fn secrets(&self) -> &Secrets;
 }
@@ -206,6 +214,9 @@ pub enum Missing {
     /// Its routes have not arrived.
     #[error("route configuration {0:?} is missing")]
     Routes(Arc<str>),
+    /// The configuration of a filter has not arrived.
+    #[error("configuration {0:?} is missing")]
+    Extension(Arc<str>),
     /// A secret has not arrived, or is no use.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -297,7 +308,8 @@ impl FilterChain {
             has_same_filters: Arc::ptr_eq(&previous.config, config),
         });
         let find = |name: &str| parts.cluster(name);
-        let filters = Filters { config: &config.http.filters, find: &find };
+        let present = config.http.filters.present(|filter| parts.discovered(filter))?;
+        let filters = Filters { present: &present, find: &find };
         let routing = Routing::link(routes, filters, before, listener);
         Ok(Self { config: Arc::clone(config), tls, routing, logs })
     }

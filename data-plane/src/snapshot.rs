@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 use xds_proto::version::Version;
 
+use crate::chain::Extension;
 use crate::cluster::Cluster;
 use crate::listener::Listener;
 use crate::route::linked::LinkedRoutes;
@@ -17,6 +18,8 @@ pub struct Snapshot {
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Route tables that came by name, shared by the listeners that use them.
     pub routes: HashMap<Arc<str>, Arc<LinkedRoutes>>,
+    /// Configurations of filters that came by name.
+    pub extensions: HashMap<Arc<str>, Arc<Extension>>,
     /// Clusters by name.
     pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
     /// Clusters that no request is sent to before their endpoints were checked once.
@@ -30,6 +33,7 @@ impl Default for Snapshot {
         Self {
             listeners: HashMap::new(),
             routes: HashMap::new(),
+            extensions: HashMap::new(),
             clusters: HashMap::new(),
             warming: HashMap::new(),
             version: Version::foreign(""),

@@ -270,7 +270,7 @@ impl ConfigLoop {
         }
         self.answer_requests();
         let users: Vec<_> = match kind {
-            ResourceType::Route | ResourceType::VirtualHost => {
+            ResourceType::Route | ResourceType::VirtualHost | ResourceType::ExtensionConfig => {
                 added.iter().map(|resource| Arc::clone(&resource.name)).collect()
             }
             _ => Vec::new(),
@@ -300,12 +300,16 @@ impl ConfigLoop {
             self.patience.settle(kind, &resource.name);
         }
         for name in removed {
-            // A virtual host that is gone is remembered as long as it is asked for.
-            let is_gone =
-                [ResourceType::Listener, ResourceType::Cluster, ResourceType::VirtualHost];
-            if is_gone.contains(&kind) {
-                self.cache.forget(kind, name);
-            } else if self.wanted.of(kind).covers(name) && !self.tables.contains(kind, name) {
+            if self.tables.contains(kind, name) {
+                continue;
+            }
+            self.cache.forget(kind, name);
+            // What nobody names is not waited for; virtual hosts are remembered apart.
+            let is_named = !matches!(
+                kind,
+                ResourceType::Listener | ResourceType::Cluster | ResourceType::VirtualHost
+            );
+            if is_named && self.wanted.of(kind).covers(name) {
                 self.patience.mark_absent(kind, Arc::clone(name));
             }
         }
@@ -317,7 +321,12 @@ impl ConfigLoop {
             Wanted::derive(&self.roots, tables, demands.names())
         };
         let wanted = derive(&self.demands, &self.tables);
-        for kind in [ResourceType::Secret, ResourceType::Endpoints, ResourceType::Route] {
+        for kind in [
+            ResourceType::Secret,
+            ResourceType::Endpoints,
+            ResourceType::Route,
+            ResourceType::ExtensionConfig,
+        ] {
             for name in self.wanted.of(kind).names.difference(&wanted.of(kind).names) {
                 self.tables.forget(kind, name);
                 self.cache.forget(kind, name);

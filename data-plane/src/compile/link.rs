@@ -3,6 +3,7 @@
 //! Make before break: a changed cluster, route table or listener replaces the one that serves only
 //! when all it needs is there. What serves meanwhile is the one in the previous snapshot.
 
+mod extensions;
 mod routes;
 
 use std::collections::{HashMap, HashSet};
@@ -12,6 +13,7 @@ use xds_proto::envoy::config::route::v3::RouteConfiguration;
 use xds_proto::resource::ResourceType;
 
 use self::routes::hold;
+use crate::chain::{Discovered, Extension, Made};
 use crate::cluster::endpoints::EndpointsConfig;
 use crate::cluster::{Cluster, ClusterConfig, Discovery};
 use crate::compile::{Tables, Waiting, route};
@@ -46,9 +48,11 @@ pub fn link(tables: &Tables, previous: &Snapshot, registry: &Registry) -> Linked
     let mut linker = Linker { tables, previous, registry, secrets, waiting, warming };
     let clusters = linker.clusters();
     let routes = linker.routes(&clusters);
-    let listeners = linker.listeners(&clusters, &routes);
+    let extensions = linker.extensions(&clusters);
+    let listeners = linker.listeners(&clusters, &routes, &extensions);
     let Linker { waiting, warming, .. } = linker;
-    let snapshot = Snapshot { listeners, routes, clusters, warming, version: tables.version() };
+    let snapshot =
+        Snapshot { listeners, routes, extensions, clusters, warming, version: tables.version() };
     Linked { snapshot, waiting }
 }
 
@@ -158,11 +162,13 @@ impl Linker<'_> {
         &mut self,
         clusters: &ByName<Cluster>,
         routes: &ByName<LinkedRoutes>,
+        extensions: &ByName<Extension>,
     ) -> ByName<Listener> {
         let mut linked = HashMap::new();
         for (name, config) in self.tables.listeners.iter() {
             let previous = self.previous.listeners.get(name);
-            let parts = Parts { linker: self, listener: name, clusters, routes, holds: false };
+            let parts =
+                Parts { linker: self, listener: name, clusters, routes, extensions, holds: false };
             let listener = match self.missing_inline_cluster(config, clusters, previous) {
                 Some(waiting) => Err(waiting),
                 None => Listener::link(config, &parts, previous, self.registry)
@@ -224,6 +230,7 @@ struct Parts<'a> {
     listener: &'a Arc<str>,
     clusters: &'a ByName<Cluster>,
     routes: &'a ByName<LinkedRoutes>,
+    extensions: &'a ByName<Extension>,
     /// The listener that serves is kept, as the next one is not complete.
     holds: bool,
 }
@@ -262,6 +269,21 @@ impl ListenerParts for Parts<'_> {
         self.clusters.get(name).cloned()
     }
 
+    fn discovered(&self, filter: &Discovered) -> Result<Option<Made>, Missing> {
+        let name = &filter.resource.name;
+        let found = self.extensions.get(name).filter(|found| filter.takes(&found.type_name));
+        if let Some(found) = found {
+            return Ok(Some(found.made.clone()));
+        }
+        let waiting = Waiting {
+            user: Arc::clone(self.listener),
+            kind: ResourceType::ExtensionConfig,
+            name: Arc::clone(name),
+        };
+        let is_over = filter.needs_no_warming || self.linker.tables.given_up.contains(&waiting);
+        if is_over { Ok(filter.default.clone()) } else { Err(Missing::Extension(Arc::clone(name))) }
+    }
+
     fn secrets(&self) -> &Secrets {
         &self.linker.secrets
     }
@@ -271,6 +293,9 @@ fn missing_waits(listener: &Arc<str>, missing: Missing) -> Waiting {
     match missing {
         Missing::Routes(name) => {
             Waiting { user: Arc::clone(listener), kind: ResourceType::Route, name }
+        }
+        Missing::Extension(name) => {
+            Waiting { user: Arc::clone(listener), kind: ResourceType::ExtensionConfig, name }
         }
         Missing::Secret(error) => secret_waits(listener, error),
     }

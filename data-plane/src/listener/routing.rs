@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use crate::chain::overrides::FilterSet;
-use crate::chain::{Chain, ChainConfig, Chains};
+use crate::chain::{Chain, Chains, Present};
 use crate::filtering::keep::FindCluster;
 use crate::route::linked::{LinkedRoutes, Places};
 use crate::route::virtual_host::VirtualHost;
@@ -59,14 +59,14 @@ pub struct Before<'a> {
 #[derive(Clone, Copy)]
 pub struct Filters<'a> {
     /// The filters.
-    pub config: &'a ChainConfig,
+    pub present: &'a [Present],
     /// Finds a cluster.
     pub find: FindCluster<'a>,
 }
 
 impl std::fmt::Debug for Filters<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Filters").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Filters").field("present", &self.present).finish_non_exhaustive()
     }
 }
 
@@ -105,8 +105,8 @@ impl Routing {
             let says_something = host.overrides.sets().len() > 1;
             let chains = says_something.then(|| {
                 let kept = named(&host.name).and_then(|before| before.filters.as_deref());
-                let Filters { config, find } = filters;
-                Arc::new(outside.link_host(config, &host.overrides, find, kept))
+                let Filters { present, find } = filters;
+                Arc::new(outside.link_host(present, &host.overrides, find, kept))
             });
             HostRouting { host: Arc::clone(host), filters: chains, stats }
         };
@@ -155,16 +155,17 @@ impl HostRouting {
 
 /// The filters outside of all virtual hosts.
 fn outside(routes: &LinkedRoutes, filters: Filters<'_>, before: Option<Before<'_>>) -> Arc<Chains> {
-    let Filters { config, find } = filters;
+    let Filters { present, find } = filters;
     let frame = &routes.table.frame;
     if let Some(Before { routing, has_same_filters: true }) = before
         && Arc::ptr_eq(&routing.routes.table.frame, frame)
+        && routing.outside.is_of(present)
         && routing.outside.is_current(find)
     {
         return Arc::clone(&routing.outside);
     }
     let kept = before.map(|before| &*before.routing.outside);
-    Arc::new(Chains::link(config, &frame.overrides, find, kept))
+    Arc::new(Chains::link(present, &frame.overrides, find, kept))
 }
 
 /// Where in the slice this very item lies.

@@ -158,6 +158,9 @@ reasons! {
         "request_payload_too_large", "Payload Too Large";
     /// The `health_check` filter answers.
     HealthCheck: "health_check", None, "", "", "health_check_ok", "";
+    /// The configuration of a filter, which comes by itself, is not there.
+    FilterConfigMissing: "filter_config_missing", Some(StatusCode::INTERNAL_SERVER_ERROR), "13",
+        "NFCF", "", "";
     /// The `local_ratelimit` filter finds no token left.
     RateLimited: "rate_limited", Some(StatusCode::TOO_MANY_REQUESTS), "14", "RL",
         "local_rate_limited", "local_rate_limited";

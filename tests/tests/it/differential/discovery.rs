@@ -1,5 +1,6 @@
 //! What comes by itself and is named by something else: it is waited for, followed, and let go as Envoy does.
 
+mod filters;
 mod hosts;
 
 use std::net::SocketAddr;
@@ -25,13 +26,23 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// What a node is given, one after the other, and what it must answer then.
 pub(super) struct Story {
     pub(super) name: &'static str,
-    /// State of the world has no words for it.
-    pub(super) is_delta_only: bool,
+    pub(super) by: By,
     pub(super) steps: Vec<Step>,
 }
 
 /// What is there, made for a story and a node.
 type Resources = Box<dyn Fn(&World) -> Vec<Value>>;
+
+/// The form of the protocol that a story is told in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Both,
+    /// State of the world has no words for it.
+    Delta,
+    /// Both; but Envoy is told by state of the world: by delta it waits for ever once it has heard that something that it
+    /// waits for is not there.
+    BothButEnvoy,
+}
 
 /// One state of all resources.
 pub(super) struct Step {
@@ -91,6 +102,7 @@ async fn our_proxy_discovers_as_envoy_does() {
     let (ours, other) = (Server::Ours(&control), Server::Other(&ads));
     let sides = [
         ("envoy", ours),
+        ("envoy-sotw", ours),
         ("ours", ours),
         ("ours-sotw", ours),
         ("ours-by-another", other),
@@ -99,15 +111,22 @@ async fn our_proxy_discovers_as_envoy_does() {
     for (node, server) in sides {
         server.put_group(node, &[]).await.unwrap();
     }
-    let _envoy = Envoy::start(control.xds, "envoy", "x", "DELTA_GRPC").await;
+    let _envoys = [
+        Envoy::start(control.xds, "envoy", "x", "DELTA_GRPC").await,
+        Envoy::start(control.xds, "envoy-sotw", "x", "GRPC").await,
+    ];
     let mut proxies = Vec::new();
-    for (node, server) in &sides[1..] {
+    for (node, server) in &sides[2..] {
         let api = if node.ends_with("sotw") { "GRPC" } else { "DELTA_GRPC" };
         proxies.push(Proxy::start_by(server.xds(), node, "x", api).await);
     }
     let mut wrong = Vec::new();
-    for story in hosts::all() {
-        let able = sides.iter().filter(|(node, _)| !story.is_delta_only || !node.ends_with("sotw"));
+    for story in hosts::all().into_iter().chain(filters::all()) {
+        let able = sides.iter().filter(|(node, _)| match story.by {
+            By::Both => true,
+            By::Delta => !node.ends_with("sotw"),
+            By::BothButEnvoy => *node != "envoy",
+        });
         let told = able.map(async |&(node, server)| {
             let told = tell(&story, node, server, &backends).await;
             (node, told)
@@ -119,8 +138,12 @@ async fn our_proxy_discovers_as_envoy_does() {
                 Err(error) => wrong.push(format!("{} on {node}: {error:#}", story.name)),
             }
         }
-        let Some((("envoy", envoy), ours)) = answers.split_first() else { continue };
-        for (node, ours) in ours {
+        let (envoys, ours): (Vec<_>, Vec<_>) =
+            answers.into_iter().partition(|(node, _)| node.starts_with("envoy"));
+        for (node, ours) in &ours {
+            let is_alike = |other: &str| node.ends_with("sotw") == other.ends_with("sotw");
+            let of_its_form = envoys.iter().find(|(other, _)| is_alike(other));
+            let Some((_, envoy)) = of_its_form.or(envoys.first()) else { continue };
             for (number, (envoy, ours)) in envoy.iter().zip(ours).enumerate() {
                 if envoy != ours {
                     wrong.push(format!(
@@ -150,9 +173,11 @@ async fn tell(
         for (name, backend) in ["a", "b"].into_iter().zip(backends) {
             resources.extend(documents::raw_cluster(name, backend.address));
         }
-        server.put_group(node, &resources).await?;
-        arrived(&format!("{}, step {number} on {node}", story.name), node, server, step).await?;
-        wait::until("the listener", LIMIT, || TcpStream::connect(address)).await;
+        let revision = server.put_group(node, &resources).await?;
+        let what = format!("{}, step {number} on {node}", story.name);
+        let was_refused = number > 0 && story.steps[number - 1].is_refused;
+        arrived(&what, (node, server), (step, revision), was_refused).await?;
+        wait::until(&what, LIMIT, || TcpStream::connect(address)).await;
         for (one, status, backend) in &step.asks {
             let right = async || {
                 let answer = ask(address, one).await?;
@@ -162,9 +187,9 @@ async fn tell(
                 Ok::<_, anyhow::Error>(comparable(&answer, address))
             };
             // The workers of Envoy follow a moment after its ACK.
-            seen.push(match node {
-                "envoy" => wait::until("envoy", LIMIT, || async { right().await }).await,
-                _ => right().await?,
+            seen.push(match node.starts_with("envoy") {
+                true => wait::until(&what, LIMIT, || async { right().await }).await,
+                false => right().await?,
             });
         }
     }
@@ -172,14 +197,22 @@ async fn tell(
     Ok(seen)
 }
 
-async fn arrived(what: &str, node: &str, server: Server<'_>, step: &Step) -> Result<()> {
+/// `was_refused`: what was there before is refused, which is said until the next answer.
+async fn arrived(
+    what: &str,
+    (node, server): (&str, Server<'_>),
+    (step, revision): (&Step, u64),
+    was_refused: bool,
+) -> Result<()> {
     let state = if step.is_refused { "NACK" } else { "synced" };
     wait::until(what, LIMIT, || async {
         let status = server.node(node).await?;
-        if status["state"] == "NACK" && !step.is_refused {
+        if status["state"] == "NACK" && !step.is_refused && !was_refused {
             return Ok(Err(format!("{}", status["nack"])));
         }
-        ensure!(status["state"] == state, "{status}");
+        let has: u64 =
+            status["revision"].as_str().unwrap_or("r0").trim_start_matches('r').parse()?;
+        ensure!(status["state"] == state && (step.is_refused || has >= revision), "{status}");
         Ok::<_, anyhow::Error>(Ok(()))
     })
     .await

@@ -3,7 +3,7 @@
 use gateway_tests::client::Ask;
 use serde_json::{Value, json};
 
-use super::{Step, Story, T, World, host, source};
+use super::{By, Step, Story, T, World, host, source};
 
 fn get(host: &str) -> Ask {
     Ask::get(host, "/x")
@@ -54,7 +54,7 @@ pub(super) fn all() -> Vec<Story> {
     vec![
         Story {
             name: "a virtual host comes, changes, goes and comes again",
-            is_delta_only: true,
+            by: By::Delta,
             steps: vec![
                 with(to_a, (200, "a")),
                 with(to_b, (200, "b")),
@@ -64,12 +64,12 @@ pub(super) fn all() -> Vec<Story> {
         },
         Story {
             name: "a host that was asked for in vain comes later",
-            is_delta_only: true,
+            by: By::Delta,
             steps: vec![with(&[], (404, "-")), with(to_b, (200, "b"))],
         },
         Story {
             name: "without the filter nothing is asked for",
-            is_delta_only: true,
+            by: By::Delta,
             steps: vec![Step {
                 resources: Box::new(|world| {
                     let hosts = resource(world, "od.test", &["od.test"], "a");
@@ -81,7 +81,7 @@ pub(super) fn all() -> Vec<Story> {
         },
         Story {
             name: "what holds for all hosts holds for those that come by themselves",
-            is_delta_only: true,
+            by: By::Delta,
             steps: vec![Step {
                 resources: Box::new(|world| {
                     let mut table = table(world, &[]);
@@ -96,7 +96,7 @@ pub(super) fn all() -> Vec<Story> {
         },
         Story {
             name: "a table that stops asking for hosts loses them",
-            is_delta_only: true,
+            by: By::Delta,
             steps: vec![
                 with(to_a, (200, "a")),
                 Step {
