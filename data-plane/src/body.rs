@@ -3,7 +3,7 @@
 pub mod kept;
 pub mod tee;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -174,6 +175,8 @@ pub struct Meter {
     bytes: Cell<u64>,
     ended: Cell<Option<Ended>>,
     ended_at: Cell<Option<Instant>>,
+    keeps_trailers: Cell<bool>,
+    trailers: OnceCell<HeaderMap>,
     activity: Rc<Activity>,
 }
 
@@ -249,6 +252,8 @@ impl Meter {
             bytes: Cell::new(0),
             ended: Cell::new(None),
             ended_at: Cell::new(None),
+            keeps_trailers: Cell::new(false),
+            trailers: OnceCell::new(),
             activity,
         })
     }
@@ -273,6 +278,16 @@ impl Meter {
     /// When the last byte passed.
     pub fn completed_at(&self) -> Option<Instant> {
         self.ended_at.get()
+    }
+
+    /// Keeps trailers that come.
+    pub fn keep_trailers(&self) {
+        self.keeps_trailers.set(true);
+    }
+
+    /// The trailers that came, where they are kept.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.get()
     }
 
     /// Notes that nothing more is to come.
@@ -385,6 +400,11 @@ impl http_body::Body for Body {
                 if let Some(data) = frame.data_ref() {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     meter.bytes.set(meter.bytes.get().saturating_add(length));
+                } else if meter.keeps_trailers.get()
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    // A body has trailers once.
+                    let _is_first = meter.trailers.set(trailers.clone());
                 }
                 // Who has the last byte asks no more.
                 if this.source.is_end_stream() {

@@ -4,6 +4,8 @@
 
 pub(crate) mod compile;
 pub mod mutation;
+pub mod rare;
+mod grpc;
 mod operator;
 mod time;
 
@@ -15,6 +17,7 @@ use http::{HeaderMap, Method, Version};
 use xds_proto::field::FieldError;
 
 use self::operator::Operator;
+use self::rare::{Left, Lookup, MetadataPath};
 
 /// What the operators read. Whatever is not known yet is `None` or empty, and renders as absent.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,7 +65,7 @@ pub struct Context<'a> {
     /// The endpoint chosen, `%UPSTREAM_HOST%`.
     pub endpoint: Option<SocketAddr>,
     /// Our side of the upstream connection, `%UPSTREAM_LOCAL_ADDRESS%`.
-    pub upstream_local: Option<SocketAddr>,
+    pub upstream_local: Option<&'a SocketAddr>,
     /// `%UPSTREAM_CLUSTER%`.
     pub cluster: &'a str,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
@@ -85,6 +88,56 @@ pub struct Context<'a> {
     pub tls_version: &'a str,
     /// The machine's host name, `%HOSTNAME%`.
     pub hostname: &'a str,
+    /// Whether the client speaks gRPC.
+    pub is_grpc: bool,
+    /// Whether the request is a health check of ours.
+    pub is_health_check: bool,
+    /// Why a line is written, `%ACCESS_LOG_TYPE%`.
+    pub log_type: &'a str,
+    /// Who knows the rest.
+    pub lookup: Option<&'a dyn Lookup>,
+}
+
+impl<'a> Context<'a> {
+    fn left(&self, path: &MetadataPath) -> Option<Left<'a>> {
+        self.lookup.and_then(|lookup| lookup.metadata(path))
+    }
+
+    /// The gRPC status of any response, gRPC's or not.
+    pub(crate) fn grpc_status(&self) -> u32 {
+        const UNKNOWN: usize = 2;
+        let status = grpc::of_any(self).unwrap_or(UNKNOWN);
+        u32::try_from(status).unwrap_or(u32::MAX)
+    }
+
+    fn request_headers_bytes(&self) -> u64 {
+        let Some(headers) = self.request_headers else { return 0 };
+        let method = self.method.map_or("", |method| method.as_str());
+        let pseudo = [(":method", method), (":path", self.path), (":scheme", self.scheme)];
+        let length = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX);
+        let pseudo = pseudo.iter().map(|(name, value)| length(name) + length(value)).sum::<u64>();
+        // The host stands in the headers, under a name that is shorter than `:authority`.
+        let host = if headers.contains_key(http::header::HOST) { 6 } else { 0 };
+        operator::bytes(headers) + pseudo + host
+    }
+
+    fn response_headers_bytes(&self) -> u64 {
+        // And `:status`.
+        self.response_headers.map_or(0, |headers| operator::bytes(headers) + 10)
+    }
+}
+
+/// What the value of a format is, where values have types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Text of several parts.
+    Mixed,
+    /// Text.
+    Text,
+    /// A number.
+    Number,
+    /// Whatever it is, as JSON.
+    Json,
 }
 
 /// A format string, ready to render.
@@ -159,6 +212,23 @@ impl Template {
             }
         }
         is_present
+    }
+
+    /// Appends the value of its only operator as JSON. Says whether there is one.
+    pub(crate) fn render_json(&self, context: &Context<'_>, out: &mut String) -> bool {
+        match &*self.0 {
+            [Piece::Operator { operator, .. }] => operator.write_json(context, out),
+            _ => false,
+        }
+    }
+
+    /// What its value is where values have types: that of its only operator.
+    pub(crate) fn kind(&self) -> Kind {
+        match &*self.0 {
+            [Piece::Operator { operator, max: None }] => operator.kind(),
+            [Piece::Operator { .. }] => Kind::Text,
+            _ => Kind::Mixed,
+        }
     }
 
     /// The text, where it is the same for every request.

@@ -10,6 +10,7 @@ mod exchange;
 mod filters;
 mod forward;
 mod log;
+mod lookup;
 mod mirror;
 mod overrides;
 mod reply;
@@ -224,7 +225,14 @@ async fn route(
     };
     Ok(match &found.route.action {
         Action::Forward(forward) => {
-            let upgrade = allowed(upgrade.as_ref(), forward, &chain.config.http.options)?;
+            let options = &chain.config.http.options;
+            let upgrade = match allowed(upgrade.as_ref(), forward, options) {
+                Ok(upgrade) => upgrade,
+                Err(refused) => {
+                    exchange.headers = request.into_parts().0.headers;
+                    return Err(refused.into());
+                }
+            };
             let retry = forward.retry.as_deref();
             let plan = Plan { chain, found: &found, forward, upgrade, random, retry };
             forward::forward(exchange, plan, request).await?

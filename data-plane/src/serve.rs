@@ -76,6 +76,7 @@ impl Workers {
             node_cluster: Arc::clone(&settings.node_cluster),
             desk: settings.desk.clone(),
             own_address: sockets::own_address(),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into(),
         };
         let mut workers = Vec::with_capacity(count.get());
         for index in 0..count.get() {

@@ -170,6 +170,20 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// The address on this side; a socket on a path has none.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        let plain = match self {
+            Self::Plain(plain) => plain,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        match plain {
+            Plain::Tcp(stream) => stream.local_addr().ok(),
+            Plain::Unix(_) => None,
+        }
+    }
+}
+
 /// A connection without TLS.
 #[derive(Debug)]
 pub(crate) enum Plain {

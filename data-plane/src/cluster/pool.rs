@@ -8,10 +8,12 @@ mod request;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Version;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,6 +56,15 @@ pub struct InFlight(Arc<Occupied>);
 
 type Occupied = (Slot, EndpointSlot);
 
+/// A connection to an endpoint, as logs speak of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Its address on this side; a socket on a path has none.
+    pub local: Option<SocketAddr>,
+    /// What it speaks.
+    pub protocol: Version,
+}
+
 impl Pools {
     /// No connection yet. Connections are driven by local tasks of `tasks`.
     pub fn new(tasks: TaskTracker) -> Self {
@@ -77,7 +88,20 @@ impl Pools {
     pub async fn send(
         &self,
         endpoint: &Arc<Endpoint>,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, UpstreamError> {
+        self.send_by(endpoint, request, &mut None).await
+    }
+
+    /// As [`Self::send`]; notes in `link` which connection takes the request.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_by(
+        &self,
+        endpoint: &Arc<Endpoint>,
         mut request: http::Request<Body>,
+        link: &mut Option<Rc<Link>>,
     ) -> Result<http::Response<Body>, UpstreamError> {
         let Home { config, live } = &*endpoint.home;
         let Some(slot) = Slot::under(live, Limit::Requests, &config.breakers) else {
@@ -92,7 +116,7 @@ impl Pools {
             Some(ends) => self.pool_of_client(endpoint, offer, ends),
         };
         for _ in 0..STALE_MAX {
-            match attempt(&pool, endpoint, &mut in_flight, request).await {
+            match attempt(&pool, endpoint, (&mut in_flight, link), request).await {
                 // The connection was gone before it took the request: not even a retry.
                 Err(UpstreamError {
                     reason: UpstreamFailure::ReusedClosed,
@@ -153,10 +177,12 @@ impl Pools {
 async fn attempt(
     pool: &Rc<Pool>,
     endpoint: &Arc<Endpoint>,
-    in_flight: &mut Option<Occupied>,
+    (in_flight, link): (&mut Option<Occupied>, &mut Option<Rc<Link>>),
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, UpstreamError> {
-    match pool.acquire(endpoint).await {
+    let ready = pool.acquire(endpoint).await;
+    *link = ready.as_ref().ok().map(|ready| Rc::clone(ready.link()));
+    match ready {
         Ok(Ready::Http1(connection)) => {
             http1::send(Rc::clone(pool), connection, in_flight, request).await
         }
@@ -399,17 +425,22 @@ mod tests {
             let upstream = Upstream::start(Speaks::Http1, None).await;
             let mut connection = ConnectionConfig { requests_max: Some(2), ..Default::default() };
             let settings = Settings { connection: connection.clone(), ..Settings::default() };
-            let client = Client::new(upstream.address, settings);
+            let mut client = Client::new(upstream.address, settings);
+            let get = |client: Client| {
+                Box::pin(async move {
+                    client.get("/").await.unwrap();
+                    client
+                })
+            };
             for _ in 0..4 {
-                client.get("/").await.unwrap();
+                client = get(client).await;
             }
             assert_eq!(upstream.accepted(), 2);
             connection.idle_timeout = Some(Duration::from_millis(5));
-            let client =
-                Client::new(upstream.address, Settings { connection, ..Settings::default() });
-            client.get("/").await.unwrap();
+            let settings = Settings { connection, ..Settings::default() };
+            let client = get(Client::new(upstream.address, settings)).await;
             tokio::time::sleep(Duration::from_millis(10)).await;
-            client.get("/").await.unwrap();
+            get(client).await;
             assert_eq!(upstream.accepted(), 4);
         })
         .await;

@@ -1,23 +1,27 @@
 //! An `AccessLog` to where lines go and what they say.
 
+pub(super) mod filter;
+
 use std::path::PathBuf;
 
 use prost::{Message, Name};
-use xds_proto::convert::{inline_data, millionths};
+use xds_proto::convert::inline_data;
 use xds_proto::envoy::config::accesslog::v3 as api;
 use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::extensions::access_loggers::file::v3::{
     FileAccessLog, file_access_log::AccessLogFormat,
 };
 use xds_proto::envoy::extensions::access_loggers::stream::v3::{
-    StdoutAccessLog, stdout_access_log,
+    StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log,
 };
+use xds_proto::envoy::extensions::formatter::metadata::v3::Metadata;
+use xds_proto::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 use xds_proto::google::protobuf::{self, value::Kind};
 
-use crate::format::Template;
-use crate::listener::log::{AccessLogConfig, Comparison, JsonNode, LineFormat, LogFilter};
+use crate::format::{self, Template};
+use crate::listener::log::{AccessLogConfig, JsonNode, LineFormat, LogFilter};
 
 /// What Envoy writes where no format is given.
 const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% \
@@ -38,7 +42,7 @@ pub(super) fn compile(message: api::AccessLog) -> Result<AccessLogConfig, FieldE
     );
     let filter = match filter {
         None => LogFilter::Always,
-        Some(message) => self::filter(message).at("filter")?,
+        Some(message) => filter::compile(message).at("filter")?,
     };
     let api::access_log::ConfigType::TypedConfig(config) = required(config_type, "typed_config")?;
     let decode = |error: prost::DecodeError| {
@@ -53,6 +57,12 @@ pub(super) fn compile(message: api::AccessLog) -> Result<AccessLogConfig, FieldE
             stdout_access_log::AccessLogFormat::LogFormat(format) => format,
         });
         (PathBuf::from("/dev/stdout"), line_format(format).at("typed_config")?)
+    } else if config.type_url == StderrAccessLog::type_url() {
+        let message = StderrAccessLog::decode(config.value.as_slice()).map_err(decode)?;
+        let format = message.access_log_format.map(|format| match format {
+            stderr_access_log::AccessLogFormat::LogFormat(format) => format,
+        });
+        (PathBuf::from("/dev/stderr"), line_format(format).at("typed_config")?)
     } else {
         let name = config.type_url.rsplit('/').next().unwrap_or_default();
         let reason = format!("unknown access log {name:?}");
@@ -78,13 +88,34 @@ fn file(message: FileAccessLog) -> Result<(PathBuf, LineFormat), FieldError> {
 fn line_format(message: Option<core::SubstitutionFormatString>) -> Result<LineFormat, FieldError> {
     let Some(message) = message else { return text_format(DEFAULT_FORMAT, false) };
     fields!(message: core::SubstitutionFormatString,
-        read: [omit_empty_values, format],
-        // A log has no content type; keys stand as they were written.
-        ignore: [content_type, json_format_options],
-        refuse: [formatters],
+        read: [omit_empty_values, format, formatters],
+        // A log has no content type.
+        ignore: [content_type,
+            // Keys are always sorted.
+            json_format_options],
+        refuse: [],
     );
+    self::formatters(formatters).at("log_format")?;
     let format = required(format, "format").at("log_format")?;
     self::format(format, omit_empty_values).at("log_format")
+}
+
+/// Formatters whose operators are known anyway.
+///
+/// # Errors
+/// One that is not known.
+pub(super) fn formatters(messages: Vec<core::TypedExtensionConfig>) -> Result<(), FieldError> {
+    each(messages, "formatters", |message| {
+        let config = required(message.typed_config, "typed_config")?;
+        if config.type_url == ReqWithoutQuery::type_url() || config.type_url == Metadata::type_url()
+        {
+            return Ok(());
+        }
+        let name = config.type_url.rsplit('/').next().unwrap_or_default();
+        let reason = format!("unknown formatter {name:?}");
+        Err(FieldError::invalid(reason)).at("type_url").at("typed_config")
+    })?;
+    Ok(())
 }
 
 /// Compiles a format string, or a JSON object of them.
@@ -131,12 +162,17 @@ fn object(message: protobuf::Struct) -> Result<JsonNode, FieldError> {
 
 fn node(value: protobuf::Value) -> Result<JsonNode, FieldError> {
     Ok(match value.kind {
-        None | Some(Kind::NullValue(_)) => JsonNode::Fixed("null".into()),
+        None | Some(Kind::NullValue(_)) => JsonNode::Null,
         Some(Kind::BoolValue(flag)) => JsonNode::Fixed(flag.to_string().into()),
         Some(Kind::NumberValue(number)) => JsonNode::Fixed(number.to_string().into()),
         Some(Kind::StringValue(text)) => {
             let template = Template::compile(&text)?;
-            if is_number(&text) { JsonNode::Number(template) } else { JsonNode::Text(template) }
+            match template.kind() {
+                format::Kind::Mixed => JsonNode::Text(template),
+                format::Kind::Text => JsonNode::Single(template),
+                format::Kind::Number => JsonNode::Number(template),
+                format::Kind::Json => JsonNode::Json(template),
+            }
         }
         Some(Kind::StructValue(object)) => self::object(object)?,
         Some(Kind::ListValue(list)) => JsonNode::Array(
@@ -147,82 +183,6 @@ fn node(value: protobuf::Value) -> Result<JsonNode, FieldError> {
                 .collect::<Result<_, _>>()?,
         ),
     })
-}
-
-/// Whether the text is one operator whose values are numbers.
-fn is_number(text: &str) -> bool {
-    matches!(
-        text,
-        "%RESPONSE_CODE%"
-            | "%BYTES_RECEIVED%"
-            | "%BYTES_SENT%"
-            | "%DURATION%"
-            | "%REQUEST_DURATION%"
-            | "%RESPONSE_DURATION%"
-            | "%RESPONSE_TX_DURATION%"
-            | "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"
-    )
-}
-
-/// Compiles which requests are logged.
-///
-/// # Errors
-/// The first field that is wrong or not supported.
-pub(super) fn filter(message: api::AccessLogFilter) -> Result<LogFilter, FieldError> {
-    use api::access_log_filter::FilterSpecifier as Filter;
-    let unsupported = |field| Err(FieldError::unsupported()).at(field);
-    match required(message.filter_specifier, "filter_specifier")? {
-        Filter::StatusCodeFilter(filter) => comparison(filter.comparison)
-            .map(LogFilter::Status)
-            .at("comparison")
-            .at("status_code_filter"),
-        Filter::DurationFilter(filter) => comparison(filter.comparison)
-            .map(LogFilter::DurationMs)
-            .at("comparison")
-            .at("duration_filter"),
-        Filter::ResponseFlagFilter(filter) => {
-            Ok(LogFilter::Flags(filter.flags.into_iter().map(Into::into).collect()))
-        }
-        Filter::AndFilter(filter) => {
-            let filters = each(filter.filters, "filters", self::filter).at("and_filter")?;
-            Ok(LogFilter::And(filters.into()))
-        }
-        Filter::OrFilter(filter) => {
-            let filters = each(filter.filters, "filters", self::filter).at("or_filter")?;
-            Ok(LogFilter::Or(filters.into()))
-        }
-        // No request is a health check until the filter that answers them exists.
-        Filter::NotHealthCheckFilter(_) => Ok(LogFilter::Always),
-        Filter::TraceableFilter(_) => unsupported("traceable_filter"),
-        Filter::RuntimeFilter(filter) => {
-            // There is no runtime to look the key up in; without a default it is 0 %.
-            let share = filter.percent_sampled.as_ref().map_or(Ok(0), millionths);
-            share.map(LogFilter::Random).at("percent_sampled").at("runtime_filter")
-        }
-        Filter::HeaderFilter(filter) => {
-            let header = required(filter.header, "header")
-                .and_then(|header| crate::matcher::compile::header(header).at("header"));
-            header.map(|header| LogFilter::Header(Box::new(header))).at("header_filter")
-        }
-        Filter::GrpcStatusFilter(_) => unsupported("grpc_status_filter"),
-        Filter::ExtensionFilter(_) => unsupported("extension_filter"),
-        Filter::MetadataFilter(_) => unsupported("metadata_filter"),
-        Filter::LogTypeFilter(_) => unsupported("log_type_filter"),
-    }
-}
-
-/// The number may be changed by RTDS in Envoy; here it is what is given.
-fn comparison(message: Option<api::ComparisonFilter>) -> Result<Comparison, FieldError> {
-    use api::comparison_filter::Op;
-    let message = message.ok_or_else(FieldError::required)?;
-    let value = required(message.value, "value")?.default_value.into();
-    match Op::try_from(message.op) {
-        Ok(Op::Eq) => Ok(Comparison::Equal(value)),
-        Ok(Op::Ge) => Ok(Comparison::AtLeast(value)),
-        Ok(Op::Le) => Ok(Comparison::AtMost(value)),
-        Ok(Op::Ne) => Ok(Comparison::NotEqual(value)),
-        Err(_) => Err(FieldError::invalid("unknown value")).at("op"),
-    }
 }
 
 #[cfg(test)]

@@ -121,6 +121,7 @@ impl HttpFilter for HealthCheck {
             return Verdict::Continue;
         }
         let cached = self.cache.as_ref().and_then(|cache| cache.status(self.cache_time));
+        stage.notes.is_health_check = true;
         stage.remember(IsCheck { is_cached: cached.is_some() });
         let (status, details) = match (self.passes_through, cached) {
             _ if stage.proxy.is_draining && !self.passes_through => {

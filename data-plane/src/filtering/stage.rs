@@ -65,6 +65,8 @@ pub struct Notes {
     pub is_route_stale: bool,
     /// The request begins again: the present configuration has what it waited for.
     pub begins_again: bool,
+    /// The request is a health check of the proxy.
+    pub is_health_check: bool,
     /// The endpoint that the request should go to.
     pub destination: Option<Destination>,
 }
@@ -93,6 +95,7 @@ impl fmt::Debug for Notes {
             .field("flags", &self.flags)
             .field("is_route_stale", &self.is_route_stale)
             .field("begins_again", &self.begins_again)
+            .field("is_health_check", &self.is_health_check)
             .field("destination", &self.destination)
             .finish_non_exhaustive()
     }

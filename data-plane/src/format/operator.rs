@@ -3,17 +3,34 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, Version};
+use http::{HeaderMap, HeaderName, Version};
 use xds_proto::field::FieldError;
 
+use super::rare::{self, MetadataPath, Rare};
 use super::time::TimeFormat;
-use super::{Context, Piece, push};
+use super::{Context, Kind, Piece, grpc, push};
 
 /// What stands between two percent signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Operator {
-    Header { of: Headers, name: Name, other: Option<Name>, without_query: bool },
+    Header {
+        of: Headers,
+        name: Name,
+        other: Option<Name>,
+        without_query: bool,
+    },
     StartTime(TimeFormat),
+    EmitTime(TimeFormat),
+    /// Path, or the one that the client sent, or the first of them that there is.
+    Path {
+        of: PathOf,
+        without_query: bool,
+    },
+    QueryParameter(Box<str>),
+    GrpcStatus(grpc::Form),
+    UniqueId,
+    Metadata(MetadataPath),
+    Rare(Rare),
     Address(Address, Part),
     Text(Text),
     Number(Number),
@@ -39,6 +56,14 @@ pub(super) enum Name {
     Status,
 }
 
+/// Which path of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PathOf {
+    Present,
+    Original,
+    OriginalOrPresent,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Address {
     Remote,
@@ -46,6 +71,7 @@ pub(super) enum Address {
     Local,
     Upstream,
     UpstreamLocal,
+    UpstreamRemote,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +86,9 @@ pub(super) enum Text {
     Cluster,
     Details,
     Flags,
+    FlagsLong,
     Hostname,
+    LogType,
     RouteName,
     ServerName,
     TerminationDetails,
@@ -76,8 +104,12 @@ pub(super) enum Number {
     BytesSent,
     Duration,
     RequestDuration,
+    RequestHeadersBytes,
+    RequestTransferDuration,
     ResponseCode,
     ResponseDuration,
+    ResponseHeadersBytes,
+    ResponseTrailersBytes,
     ResponseTransferDuration,
 }
 
@@ -114,21 +146,58 @@ pub(super) fn parse(text: &str) -> Result<(Piece, &str), FieldError> {
 }
 
 fn operator(name: &str, argument: Option<&str>) -> Result<Operator, FieldError> {
-    let operator = match name {
-        "REQ" => return header(name, argument, Headers::Request),
-        "REQ_WITHOUT_QUERY" => return header(name, argument, Headers::Request),
-        "RESP" => return header(name, argument, Headers::Response),
-        "TRAILER" => return header(name, argument, Headers::Trailers),
-        "START_TIME" => {
-            return Ok(Operator::StartTime(TimeFormat::compile(argument.unwrap_or(""))?));
+    let text = argument.unwrap_or_default();
+    match name {
+        "REQ" | "REQUEST_HEADER" | "REQ_WITHOUT_QUERY" => {
+            return header(name, argument, Headers::Request);
         }
-        _ => plain(name).or_else(|| address(name)),
-    };
-    match (operator, argument) {
+        "RESP" | "RESPONSE_HEADER" => return header(name, argument, Headers::Response),
+        "TRAILER" | "RESPONSE_TRAILER" => return header(name, argument, Headers::Trailers),
+        "START_TIME" => return TimeFormat::compile(text).map(Operator::StartTime),
+        "EMIT_TIME" => return TimeFormat::compile(text).map(Operator::EmitTime),
+        "PATH" => return path(text),
+        "QUERY_PARAM" if !text.is_empty() => return Ok(Operator::QueryParameter(text.into())),
+        "DYNAMIC_METADATA" => return MetadataPath::parse(name, text).map(Operator::Metadata),
+        "METADATA" => return metadata(text),
+        "GRPC_STATUS" => return grpc::Form::parse(text).map(Operator::GrpcStatus),
+        _ => {}
+    }
+    if let Some(rare) = rare::parse(name, argument) {
+        return rare.map(Operator::Rare);
+    }
+    match (plain(name).or_else(|| address(name)), argument) {
         (Some(operator), None) => Ok(operator),
         (Some(_), Some(_)) => Err(FieldError::invalid(format!("%{name}% takes no argument"))),
         (None, _) => Err(FieldError::invalid(format!("unknown operator %{name}%"))),
     }
+}
+
+/// The argument of `%METADATA%`: the kind, and a path.
+fn metadata(argument: &str) -> Result<Operator, FieldError> {
+    match argument.strip_prefix("DYNAMIC:") {
+        Some(path) => MetadataPath::parse("METADATA", path).map(Operator::Metadata),
+        None => Err(FieldError::invalid(format!(
+            "%METADATA({argument})% is not supported, only DYNAMIC is"
+        ))),
+    }
+}
+
+/// The argument of `%PATH%`: with the query or without, and which path.
+fn path(argument: &str) -> Result<Operator, FieldError> {
+    let (query, of) = argument.split_once(':').unwrap_or((argument, ""));
+    let unknown = || FieldError::invalid(format!("%PATH({argument})% is not known"));
+    let without_query = match query {
+        "" | "WQ" => false,
+        "NQ" => true,
+        _ => return Err(unknown()),
+    };
+    let of = match of {
+        "" | "ORIG_OR_PATH" => PathOf::OriginalOrPresent,
+        "ORIG" => PathOf::Original,
+        "PATH" => PathOf::Present,
+        _ => return Err(unknown()),
+    };
+    Ok(Operator::Path { of, without_query })
 }
 
 fn header(operator: &str, argument: Option<&str>, of: Headers) -> Result<Operator, FieldError> {
@@ -165,6 +234,12 @@ fn plain(name: &str) -> Option<Operator> {
         "REQUEST_DURATION" => Operator::Number(Number::RequestDuration),
         "RESPONSE_DURATION" => Operator::Number(Number::ResponseDuration),
         "RESPONSE_TX_DURATION" => Operator::Number(Number::ResponseTransferDuration),
+        "REQUEST_TX_DURATION" => Operator::Number(Number::RequestTransferDuration),
+        "REQUEST_HEADERS_BYTES" => Operator::Number(Number::RequestHeadersBytes),
+        "RESPONSE_HEADERS_BYTES" => Operator::Number(Number::ResponseHeadersBytes),
+        "RESPONSE_TRAILERS_BYTES" => Operator::Number(Number::ResponseTrailersBytes),
+        "GRPC_STATUS_NUMBER" => Operator::GrpcStatus(grpc::Form::Number),
+        "UNIQUE_ID" => Operator::UniqueId,
         "BYTES_RECEIVED" => Operator::Number(Number::BytesReceived),
         "BYTES_SENT" => Operator::Number(Number::BytesSent),
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Operator::Number(Number::Attempts),
@@ -172,6 +247,8 @@ fn plain(name: &str) -> Option<Operator> {
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => Operator::Text(Text::TransportFailure),
         "RESPONSE_CODE_DETAILS" => Operator::Text(Text::Details),
         "RESPONSE_FLAGS" => Operator::Text(Text::Flags),
+        "RESPONSE_FLAGS_LONG" => Operator::Text(Text::FlagsLong),
+        "ACCESS_LOG_TYPE" => Operator::Text(Text::LogType),
         "CONNECTION_TERMINATION_DETAILS" => Operator::Text(Text::TerminationDetails),
         "ROUTE_NAME" => Operator::Text(Text::RouteName),
         "VIRTUAL_HOST_NAME" => Operator::Text(Text::VirtualHost),
@@ -190,7 +267,7 @@ fn address(name: &str) -> Option<Operator> {
         ("DOWNSTREAM_REMOTE_", Address::Remote),
         ("DOWNSTREAM_DIRECT_REMOTE_", Address::DirectRemote),
         ("DOWNSTREAM_LOCAL_", Address::Local),
-        ("UPSTREAM_REMOTE_", Address::Upstream),
+        ("UPSTREAM_REMOTE_", Address::UpstreamRemote),
         ("UPSTREAM_LOCAL_", Address::UpstreamLocal),
     ] {
         let part = match name.strip_prefix(prefix) {
@@ -220,8 +297,38 @@ impl Operator {
             Self::StartTime(format) => {
                 context.start.map(|start| format.write(start.into(), out)).is_some()
             }
+            Self::EmitTime(format) => {
+                format.write(std::time::SystemTime::now().into(), out);
+                true
+            }
+            Self::Path { of, without_query } => {
+                let path = of.path(context);
+                let end = if *without_query { path.find('?') } else { None };
+                write_text(&path[..end.unwrap_or(path.len())], out)
+            }
+            Self::QueryParameter(name) => {
+                let query = context.path.split_once('?').map_or("", |(_, query)| query);
+                let mut pairs =
+                    query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+                let value = pairs.find(|(key, _)| *key == &**name).map_or("", |(_, value)| value);
+                write_decoded(value, out)
+            }
+            Self::GrpcStatus(form) => {
+                grpc::status(context).map(|status| form.write(status, out)).is_some()
+            }
+            Self::UniqueId => {
+                let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes());
+                push(out, format_args!("{}", id.into_uuid()));
+                true
+            }
+            Self::Metadata(path) => context.left(path).map(|left| left.write(out)).is_some(),
+            Self::Rare(asked) => context.lookup.is_some_and(|lookup| lookup.write(asked, out)),
             Self::Address(address, part) => {
                 address.of(context).map(|address| part.write(address, out)).is_some()
+            }
+            Self::Text(Text::FlagsLong) => {
+                write_long_flags(context.flags, out);
+                true
             }
             Self::Text(text) => write_text(text.of(context), out),
             // Empty, it is there all the same.
@@ -236,6 +343,56 @@ impl Operator {
                 side.of(context).is_some_and(|version| write_text(protocol(version), out))
             }
         }
+    }
+}
+
+/// Writes a text with what is percent-encoded in it decoded; says whether there is any.
+fn write_decoded(text: &str, out: &mut String) -> bool {
+    if !text.contains('%') {
+        return write_text(text, out);
+    }
+    let digit = |at: usize| text.as_bytes().get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let (mut decoded, mut at) = (Vec::with_capacity(text.len()), 0);
+    while let Some(byte) = text.as_bytes().get(at) {
+        let pair = if *byte == b'%' { digit(at + 1).zip(digit(at + 2)) } else { None };
+        let code = pair.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        decoded.push(code.unwrap_or(*byte));
+        at += if code.is_some() { 3 } else { 1 };
+    }
+    write_text(&String::from_utf8_lossy(&decoded), out)
+}
+
+/// Envoy's names of response flags; a dash where there is none.
+fn write_long_flags(flags: &str, out: &mut String) {
+    if flags.is_empty() {
+        out.push('-');
+    }
+    for (index, flag) in flags.split(',').enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        out.push_str(match flag {
+            "DC" => "DownstreamConnectionTermination",
+            "DI" => "DelayInjected",
+            "DPE" => "DownstreamProtocolError",
+            "DT" => "DurationTimeout",
+            "FI" => "FaultInjected",
+            "NC" => "NoClusterFound",
+            "NR" => "NoRouteFound",
+            "OM" => "OverloadManagerTerminated",
+            "RL" => "RateLimited",
+            "SI" => "StreamIdleTimeout",
+            "UAEX" => "UnauthorizedExternalService",
+            "UC" => "UpstreamConnectionTermination",
+            "UF" => "UpstreamConnectionFailure",
+            "UH" => "NoHealthyUpstream",
+            "UO" => "UpstreamOverflow",
+            "UPE" => "UpstreamProtocolError",
+            "UR" => "UpstreamRemoteReset",
+            "URX" => "UpstreamRetryLimitExceeded",
+            "UT" => "UpstreamRequestTimeout",
+            other => other,
+        });
     }
 }
 
@@ -270,6 +427,20 @@ impl Name {
     }
 }
 
+impl PathOf {
+    fn path<'a>(self, context: &Context<'a>) -> &'a str {
+        let original = || {
+            let headers = context.request_headers?;
+            headers.get("x-envoy-original-path")?.to_str().ok()
+        };
+        match self {
+            Self::Present => context.path,
+            Self::Original => original().unwrap_or_default(),
+            Self::OriginalOrPresent => original().unwrap_or(context.path),
+        }
+    }
+}
+
 impl Address {
     fn of(self, context: &Context<'_>) -> Option<SocketAddr> {
         match self {
@@ -277,7 +448,11 @@ impl Address {
             Self::DirectRemote => context.direct_remote,
             Self::Local => context.local,
             Self::Upstream => context.endpoint,
-            Self::UpstreamLocal => context.upstream_local,
+            Self::UpstreamLocal => context.upstream_local.copied(),
+            // Without a connection there is no other side.
+            Self::UpstreamRemote => {
+                context.endpoint.filter(|_| context.upstream_protocol.is_some())
+            }
         }
     }
 }
@@ -299,7 +474,9 @@ impl Text {
             Self::Details => context.details,
             // Envoy writes a dash where no flag is set.
             Self::Flags if context.flags.is_empty() => "-",
-            Self::Flags => context.flags,
+            Self::Flags | Self::FlagsLong => context.flags,
+            Self::LogType if context.log_type.is_empty() => "NotSet",
+            Self::LogType => context.log_type,
             Self::Hostname => context.hostname,
             Self::RouteName => context.route_name,
             Self::ServerName => context.server_name,
@@ -320,12 +497,45 @@ impl Number {
             Self::BytesSent => Some(context.bytes_sent),
             Self::Duration => context.duration.map(ms),
             Self::RequestDuration => context.request_duration.map(ms),
+            // What goes upstream goes as it comes.
+            Self::RequestTransferDuration if context.upstream_protocol.is_none() => None,
+            Self::RequestTransferDuration => context.request_duration.map(ms),
+            Self::RequestHeadersBytes => Some(context.request_headers_bytes()),
+            Self::ResponseHeadersBytes => Some(context.response_headers_bytes()),
+            Self::ResponseTrailersBytes => Some(context.response_trailers.map_or(0, bytes)),
             // Envoy writes 0 where there was no response.
             Self::ResponseCode => Some(context.response_code.unwrap_or(0).into()),
             Self::ResponseDuration => context.response_duration.map(ms),
             Self::ResponseTransferDuration => {
                 Some(ms(context.duration?.saturating_sub(context.response_duration?)))
             }
+        }
+    }
+}
+
+/// Bytes of names and values, as Envoy counts them.
+pub(super) fn bytes(headers: &HeaderMap) -> u64 {
+    let lengths = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    u64::try_from(lengths.sum::<usize>()).unwrap_or(u64::MAX)
+}
+
+impl Operator {
+    /// Appends the value as JSON, where it has a form in JSON; false when there is none.
+    pub(super) fn write_json(&self, context: &Context<'_>, out: &mut String) -> bool {
+        match self {
+            Self::Metadata(path) => context.left(path).map(|left| left.write_json(out)).is_some(),
+            other => other.write(context, out),
+        }
+    }
+
+    /// What the value is in a typed format.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Number(_) | Self::GrpcStatus(grpc::Form::Number) => Kind::Number,
+            Self::Address(_, Part::Port) => Kind::Number,
+            Self::Rare(rare) if rare.is_number() => Kind::Number,
+            Self::Metadata(_) => Kind::Json,
+            _ => Kind::Text,
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::format::rare::{Left, MetadataPath};
 use crate::format::{Context, Template};
 use crate::matcher::header::{HeaderMatcher, HeaderView};
+use crate::matcher::metadata::ValueMatcher;
 use crate::telemetry::json;
 
 /// An access log.
@@ -41,10 +43,16 @@ pub enum LineFormat {
 pub enum JsonNode {
     /// The same in every line, as JSON.
     Fixed(Box<str>),
+    /// Null, which counts as absent.
+    Null,
     /// A string with operators.
     Text(Template),
+    /// One operator whose value is a string.
+    Single(Template),
     /// One operator whose value is a number.
     Number(Template),
+    /// One operator whose value may be anything.
+    Json(Template),
     /// An object.
     Object(Box<[(Box<str>, JsonNode)]>),
     /// An array.
@@ -66,6 +74,33 @@ pub enum LogFilter {
     Header(Box<HeaderMatcher>),
     /// So many of a million.
     Random(u32),
+    /// Those that are no health checks.
+    NotHealthCheck,
+    /// Those with one of these gRPC statuses, or without.
+    GrpcStatus {
+        /// One bit a status.
+        statuses: u32,
+        /// Whether they are those that are not logged.
+        excludes: bool,
+    },
+    /// Those for which filters left this.
+    Metadata {
+        /// Where it is.
+        path: Box<MetadataPath>,
+        /// What is asked of it.
+        test: Box<ValueMatcher>,
+        /// Whether that must not hold.
+        inverts: bool,
+        /// Whether those are logged for which there is no such value.
+        if_absent: bool,
+    },
+    /// Lines of these kinds, by Envoy's names, or all others.
+    LogType {
+        /// The kinds.
+        types: Box<[Box<str>]>,
+        /// Whether they are those that are not logged.
+        excludes: bool,
+    },
     /// Those that all of these log.
     And(Box<[LogFilter]>),
     /// Those that one of these logs.
@@ -122,6 +157,20 @@ impl LogFilter {
                 })
             }),
             Self::Random(millionths) => fastrand::u32(..1_000_000) < *millionths,
+            Self::NotHealthCheck => !context.is_health_check,
+            Self::GrpcStatus { statuses, excludes } => {
+                let bit = 1_u32.checked_shl(context.grpc_status()).unwrap_or(0);
+                (statuses & bit != 0) != *excludes
+            }
+            Self::Metadata { path, test, inverts, if_absent } => {
+                match context.lookup.and_then(|lookup| lookup.metadata(path)) {
+                    Some(Left::One(value)) => test.matches(Some(value)) != *inverts,
+                    Some(Left::All(_)) | None => *if_absent,
+                }
+            }
+            Self::LogType { types, excludes } => {
+                types.iter().any(|kind| **kind == *context.log_type) != *excludes
+            }
             Self::And(filters) => filters.iter().all(|filter| filter.logs(context)),
             Self::Or(filters) => filters.iter().any(|filter| filter.logs(context)),
         }
@@ -157,7 +206,23 @@ impl JsonNode {
     ) -> bool {
         match self {
             Self::Fixed(fixed) => out.push_str(fixed),
-            Self::Text(template) | Self::Number(template) => {
+            Self::Null if omits_empty => return false,
+            Self::Null => out.push_str("null"),
+            Self::Text(template) => {
+                text.clear();
+                template.render_with(context, if omits_empty { "" } else { "-" }, text);
+                json::push_string(out, text);
+            }
+            Self::Json(template) => {
+                let is_present = template.render_json(context, out);
+                if !is_present && omits_empty {
+                    return false;
+                }
+                if !is_present {
+                    out.push_str("null");
+                }
+            }
+            Self::Single(template) | Self::Number(template) => {
                 text.clear();
                 let is_present = template.render_with(context, "", text);
                 match (is_present, self) {
@@ -189,12 +254,16 @@ impl JsonNode {
             }
             Self::Array(nodes) => {
                 out.push('[');
-                for (index, node) in nodes.iter().enumerate() {
-                    if index > 0 {
+                let mut is_first = true;
+                for node in nodes {
+                    let mark = out.len();
+                    if !is_first {
                         out.push(',');
                     }
-                    if !node.write(context, omits_empty, text, out) {
-                        out.push_str("null");
+                    if node.write(context, omits_empty, text, out) {
+                        is_first = false;
+                    } else {
+                        out.truncate(mark);
                     }
                 }
                 out.push(']');
@@ -219,11 +288,14 @@ mod tests {
         let node = JsonNode::Object(
             [
                 ("code".into(), JsonNode::Number(template("%RESPONSE_CODE%"))),
-                ("host".into(), JsonNode::Text(template("%UPSTREAM_HOST%"))),
+                ("host".into(), JsonNode::Single(template("%UPSTREAM_HOST%"))),
                 ("fixed".into(), JsonNode::Fixed("true".into())),
                 (
                     "path".into(),
-                    JsonNode::Array([JsonNode::Text(template("p:%REQ(:PATH)%"))].into()),
+                    JsonNode::Array(
+                        [JsonNode::Null, JsonNode::Text(template("p:%REQ(:PATH)%%PROTOCOL%"))]
+                            .into(),
+                    ),
                 ),
             ]
             .into(),
@@ -237,7 +309,7 @@ mod tests {
         assert_eq!(line(true), "{\"code\":200,\"fixed\":true,\"path\":[\"p:/a\\\"b\"]}\n");
         assert_eq!(
             line(false),
-            "{\"code\":200,\"host\":null,\"fixed\":true,\"path\":[\"p:/a\\\"b\"]}\n"
+            "{\"code\":200,\"host\":null,\"fixed\":true,\"path\":[null,\"p:/a\\\"b-\"]}\n"
         );
     }
 

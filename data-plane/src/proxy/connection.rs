@@ -130,6 +130,8 @@ impl Serving {
             serving: Rc::clone(self),
             facts,
             tls_version: Cell::new(""),
+            tls_cipher: Cell::new(""),
+            public_id: OnceCell::new(),
             identities: OnceCell::new(),
             certificate_element: RefCell::default(),
             states: ConnectionStates::default(),
@@ -210,6 +212,9 @@ pub struct Connection {
     pub facts: ConnectionFacts,
     /// The version of TLS that it speaks; empty where it speaks none.
     pub tls_version: Cell<&'static str>,
+    /// Its cipher; empty as well.
+    pub tls_cipher: Cell<&'static str>,
+    public_id: OnceCell<u64>,
     identities: OnceCell<Identities>,
     certificate_element: RefCell<Option<(CertificateDetails, HeaderValue)>>,
     /// What filters keep for it.
@@ -228,6 +233,11 @@ impl Connection {
     /// The worker that serves it.
     pub fn worker(&self) -> &Rc<Worker> {
         &self.serving.worker
+    }
+
+    /// A number that no other connection of the proxy has, but by an unlikely chance.
+    pub(super) fn public_id(&self) -> u64 {
+        *self.public_id.get_or_init(|| fastrand::u64(..))
     }
 
     /// Notes the certificates that both sides showed.

@@ -17,6 +17,7 @@ use super::log;
 use crate::body::{Activity, Break, DeadlineKind, Ended, Meter};
 use crate::cluster::Cluster;
 use crate::cluster::endpoints::Endpoint;
+use crate::cluster::pool::Link;
 use crate::filtering::is_grpc;
 use crate::filtering::stage::Notes;
 use crate::format::Context;
@@ -56,6 +57,12 @@ pub(super) struct Exchange {
     pub(super) is_exhausted: bool,
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
+    /// The connection that the request went upstream by.
+    pub(super) link: Option<Rc<Link>>,
+    /// Why no connection came about.
+    pub(super) transport_failure: Option<Box<TransportFailure>>,
+    /// When upstream answered.
+    pub(super) answered_at: Option<Instant>,
     pub(super) attempts: u32,
     /// Time spent waiting for heads from upstream.
     pub(super) upstream_wait: Duration,
@@ -73,6 +80,24 @@ pub(super) struct Exchange {
 pub(super) struct RouteNames {
     pub(super) route: Arc<str>,
     pub(super) virtual_host: Arc<str>,
+}
+
+/// Why no connection came about, in Envoy's form.
+#[derive(Debug)]
+pub(super) struct TransportFailure {
+    text: Box<str>,
+    details: Box<str>,
+}
+
+impl TransportFailure {
+    pub(super) fn new(kind: &str, reason: &str) -> Self {
+        // What the system adds is its number.
+        let reason = reason.split(" (os error").next().unwrap_or_default();
+        let text = format!("{kind}: {reason}").replace(' ', "_");
+        let details =
+            format!("upstream_reset_before_response_started{{remote_connection_failure|{text}}}");
+        Self { text: text.into(), details: details.into() }
+    }
 }
 
 /// What is kept of the head of the response.
@@ -112,6 +137,9 @@ impl Exchange {
             is_exhausted: false,
             cluster: None,
             endpoint: None,
+            link: None,
+            transport_failure: None,
+            answered_at: None,
             attempts: 0,
             upstream_wait: Duration::ZERO,
             head: None,
@@ -155,6 +183,9 @@ impl Exchange {
     /// Notes the head of the response. Its headers are kept where an access log may ask for them.
     pub(super) fn note_response(&mut self, status: StatusCode, headers: &HeaderMap) {
         let has_logs = self.view.chain().is_some_and(|chain| !chain.logs.is_empty());
+        if has_logs {
+            self.response.keep_trailers();
+        }
         self.head = Some(ResponseHead {
             status,
             at: Instant::now(),
@@ -195,20 +226,17 @@ impl Exchange {
         Context {
             request_headers: Some(&self.headers),
             response_headers: head.and_then(|head| head.headers.as_ref()),
+            response_trailers: self.response.trailers(),
             method: Some(&self.method),
             path: path_of(self.sent_uri.as_ref().unwrap_or(&self.uri)),
             host: self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
             scheme: if is_https { "https" } else { "http" },
             protocol: Some(self.version),
+            upstream_protocol: self.link.as_ref().map(|link| link.protocol),
+            upstream_local: self.link.as_ref().and_then(|link| link.local.as_ref()),
+            transport_failure: self.transport_failure.as_ref().map_or("", |failure| &failure.text),
             response_code: head.map(|head| head.status.as_u16()),
-            details: match &self.notes.details {
-                Some(details) => details,
-                // Before there is a response nothing is known of how it came about.
-                None => {
-                    let unknown = if head.is_some() { "via_upstream" } else { "" };
-                    self.why.map_or(unknown, |why| why.facts().details)
-                }
-            },
+            details: self.details(),
             start: Some(self.started_at),
             remote: Some(client),
             direct_remote: Some(facts.peer),
@@ -222,7 +250,25 @@ impl Exchange {
             bytes_sent: self.response.bytes(),
             server_name: facts.server_name.as_deref().unwrap_or_default(),
             tls_version: self.connection.tls_version.get(),
+            hostname: &self.connection.worker().settings.hostname,
+            is_grpc: self.is_grpc,
+            is_health_check: self.notes.is_health_check,
+            lookup: Some(self),
             ..Context::default()
+        }
+    }
+
+    /// Envoy's words for who answered, and why so.
+    fn details(&self) -> &str {
+        match (&self.notes.details, self.why, &self.transport_failure) {
+            (Some(details), ..) => details,
+            (None, Some(Why::UpstreamConnectFailed | Why::UpstreamTlsFailed), Some(failure)) => {
+                &failure.details
+            }
+            (None, Some(why), _) => why.facts().details,
+            // Before there is a response nothing is known of how it came about.
+            (None, None, _) if self.head.is_none() => "",
+            (None, None, _) => "via_upstream",
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use xds_proto::convert::Address;
 
 use super::deadline::{Expired, Limits};
-use super::exchange::{Exchange, path_of};
+use super::exchange::{Exchange, TransportFailure, path_of};
 use super::mirror;
 use super::overrides::Overrides;
 use super::reply::Local;
@@ -64,12 +64,22 @@ pub(super) async fn forward(
     let view = hash_view(exchange, &request);
     let (cluster, picked) = choose(&plan, &view);
     let no_cluster = || Local::with_status(Why::NoCluster, plan.forward.cluster_not_found);
-    let cluster = Arc::clone(cluster.ok_or_else(no_cluster)?);
+    let Some(cluster) = cluster.map(Arc::clone) else {
+        exchange.headers = request.into_parts().0.headers;
+        return Err(no_cluster());
+    };
     let mut cookies = Vec::new();
     let selection = select(&plan, &cluster, (picked, &view), &mut cookies);
     exchange.cluster = Some(Arc::clone(&cluster));
-    let endpoint = pick(exchange, &cluster, &selection)?;
+    let picked_endpoint = pick(exchange, &cluster, &selection);
     let (mut head, body) = request.into_parts();
+    let endpoint = match picked_endpoint {
+        Ok(endpoint) => endpoint,
+        Err(none) => {
+            exchange.headers = head.headers;
+            return Err(none);
+        }
+    };
     let overrides = Overrides::take(&mut head.headers, plan.retry);
     let plan = Plan { retry: overrides.retry.as_deref().or(plan.retry), ..plan };
     let limits = overrides.apply(timeouts::limits(&plan, &head.headers));
@@ -350,7 +360,9 @@ impl Tries<'_, '_> {
         self.exchange.attempts += 1;
         let request = self.address(endpoint, request);
         let pools = self.exchange.connection.worker().pools.clone();
-        let sent = self.hold(started, pools.send(endpoint, request)).await;
+        let mut link = None;
+        let sent = self.hold(started, pools.send_by(endpoint, request, &mut link)).await;
+        self.exchange.link = link;
         let took = started.elapsed();
         self.exchange.upstream_wait += took;
         if let Some(observed) = observed(&sent) {
@@ -370,6 +382,7 @@ impl Tries<'_, '_> {
         };
         match sent {
             Ok(response) => {
+                self.exchange.answered_at = Some(started + took);
                 self.count(Some(response.status()), took);
                 Ok(Ok(response))
             }
@@ -439,7 +452,7 @@ impl Tries<'_, '_> {
     }
 
     /// What a failure means; an error where it is the client's.
-    fn miss(&self, error: UpstreamError) -> Result<Miss, Local> {
+    fn miss(&mut self, error: UpstreamError) -> Result<Miss, Local> {
         tracing::debug!(
             cluster = &*self.cluster.config.name,
             error = &error as &dyn std::error::Error,
@@ -449,6 +462,15 @@ impl Tries<'_, '_> {
             return Err(self.request_failed());
         }
         self.cluster.live.stats.failure(error.reason.kind());
+        let kind = match error.reason {
+            UpstreamFailure::Connect => Some("delayed_connect_error"),
+            UpstreamFailure::Tls => Some("TLS_error"),
+            _ => None,
+        };
+        if let Some((kind, source)) = kind.zip(error.source.as_ref()) {
+            let failure = TransportFailure::new(kind, &source.to_string());
+            self.exchange.transport_failure = Some(Box::new(failure));
+        }
         let unsent = error.request;
         let is_idempotent = matches!(
             self.exchange.method,

@@ -19,11 +19,11 @@ pub(super) fn write(exchange: &Exchange, took: Duration) {
     }
     let Some(chain) = exchange.view.chain().filter(|chain| !chain.logs.is_empty()) else { return };
     let flags = exchange.flags();
-    let head = exchange.head.as_ref();
     let context = Context {
         flags: &flags,
+        log_type: "DownstreamEnd",
         duration: Some(took),
-        response_duration: head.map(|head| head.at.duration_since(exchange.started)),
+        response_duration: exchange.answered_at.map(|at| at.duration_since(exchange.started)),
         request_duration: exchange
             .request
             .completed_at()

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::connection::{ChainView, Connection};
 use super::exchange::socket_address;
+use super::lookup;
 use super::upgrade::{copy, idle_for};
 use crate::body::{Activity, Meter};
 use crate::cluster::Cluster;
@@ -18,6 +19,7 @@ use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::proxy_protocol::Ends;
 use crate::cluster::tunnel::Tunnel;
 use crate::format::Context;
+use crate::format::rare::{Left, Lookup, MetadataPath, Rare};
 use crate::listener::FilterChain;
 use crate::listener::tcp::TcpConfig;
 use crate::route::HostNumber;
@@ -50,6 +52,7 @@ pub async fn serve(
 }
 
 /// One connection. Dropped, it is over: then it is logged.
+#[derive(Debug)]
 struct Session {
     connection: Rc<Connection>,
     view: ChainView,
@@ -149,12 +152,25 @@ impl Session {
             tls_version: self.connection.tls_version.get(),
             flags: self.why.map_or("", |why| why.facts().flag),
             termination_details: details,
+            hostname: &self.connection.worker().settings.hostname,
+            log_type: "TcpConnectionEnd",
+            lookup: Some(self),
             ..Context::default()
         };
         let worker = self.connection.worker();
         for log in chain.logs.iter().filter(|log| log.filter.logs(&context)) {
             worker.log(log.file, |out| log.format.write(&context, out));
         }
+    }
+}
+
+impl Lookup for Session {
+    fn write(&self, asked: &Rare, out: &mut String) -> bool {
+        lookup::of_connection(&self.connection, &self.view, asked, out)
+    }
+
+    fn metadata(&self, _: &MetadataPath) -> Option<Left<'_>> {
+        None
     }
 }
 

@@ -34,6 +34,8 @@ pub struct WorkerSettings {
     pub desk: Desk,
     /// What clients on this machine are called in `x-forwarded-for`.
     pub own_address: IpAddr,
+    /// The name of this machine.
+    pub hostname: Arc<str>,
 }
 
 /// What the requests of one worker share. Lives on the worker's thread.

@@ -47,6 +47,11 @@ impl Identity {
         text
     }
 
+    /// The serial number, in hexadecimal.
+    pub fn serial(&self) -> String {
+        self.chain.first().map(|leaf| subject::serial(leaf)).unwrap_or_default()
+    }
+
     /// The certificate in PEM form, URL-encoded.
     pub fn encoded_certificate(&self) -> String {
         encoded(self.chain.iter().take(1))

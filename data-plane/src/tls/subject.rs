@@ -21,6 +21,20 @@ pub(super) fn render(name: &[u8]) -> String {
     out
 }
 
+/// The serial number of a certificate, in hexadecimal; empty where it cannot be read.
+pub(super) fn serial(certificate: &[u8]) -> String {
+    const VERSION: u8 = 0xa0;
+    let body = Elements(certificate).next().and_then(|outer| Elements(outer.content).next());
+    let mut fields = Elements(body.map_or(&[], |body| body.content));
+    let number = fields.find(|field| field.tag != VERSION).map_or(&[][..], |field| field.content);
+    let mut out = String::with_capacity(number.len() * 2);
+    // A first zero only says that the number is not negative.
+    for byte in number.iter().skip_while(|byte| **byte == 0) {
+        push(&mut out, format_args!("{byte:02x}"));
+    }
+    out
+}
+
 /// The elements that stand one after the other in DER.
 struct Elements<'a>(&'a [u8]);
 

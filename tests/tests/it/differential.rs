@@ -7,6 +7,7 @@ mod discovery;
 mod edge;
 mod endpoints;
 mod filters;
+mod logs;
 mod replies;
 mod retries;
 mod routing;
@@ -15,6 +16,7 @@ mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -37,6 +39,10 @@ const UUID_LENGTH: usize = 36;
 
 /// Stands for a cluster of the case's own. Like its table it gets a name of its own.
 pub(crate) const OWN_CLUSTER: &str = "@own@";
+
+/// Stands for the file of an access log whose lines are compared too: JSON with the key `ask`, `%REQ(x-ask)%`.
+/// Of keys that begin with `~` only the shape of the value counts.
+pub(crate) const LOG: &str = "@log@";
 
 /// A RouteConfiguration, and what to ask.
 pub(crate) struct Case {
@@ -128,12 +134,14 @@ async fn compare(test: &str, all: impl IntoIterator<Item = Case>) {
         cases += 1;
         let sides = sides.iter().map(async |&(node, server)| {
             let port = ports::free();
+            let log = data.path().join(format!("{node}-{port}.log"));
             let resources = resources(&case, port, &backends, &authz);
-            if let Err(error) = server.put_group(node, &resources).await {
+            let resources = resources.iter().map(|one| replaced(one, LOG, &log.to_string_lossy()));
+            if let Err(error) = server.put_group(node, &resources.collect::<Vec<_>>()).await {
                 return Err(format!("{}: {error}", case.name));
             }
             let address = SocketAddr::from(([127, 0, 0, 1], port));
-            Ok((node, serve(server, node, address, &case).await))
+            Ok((node, serve(server, node, (address, &log), &case).await))
         });
         let mut answers = Vec::new();
         for seen in join_all(sides).await {
@@ -201,7 +209,7 @@ impl Server<'_> {
 async fn serve(
     server: Server<'_>,
     node: &str,
-    address: SocketAddr,
+    (address, log): (SocketAddr, &Path),
     case: &Case,
 ) -> Result<Vec<Seen>> {
     wait::until(&format!("{} on {node}", case.name), Duration::from_secs(20), || async {
@@ -217,10 +225,53 @@ async fn serve(
     .await
     .or_else(|nack| bail!("NACK {nack}"))?;
     let mut seen = Vec::new();
-    for one in &case.asks {
-        seen.push(comparable(&ask(address, one).await?, address));
+    let logs = case.manager.to_string().contains(LOG);
+    for (number, one) in case.asks.iter().enumerate() {
+        let one = if logs { one.clone().header("x-ask", &number.to_string()) } else { one.clone() };
+        let answer = ask(address, &one).await?;
+        let mut answer = comparable(&answer, address);
+        if logs {
+            answer.insert("log".into(), lines(log, number, address).await);
+        }
+        seen.push(answer);
     }
     Ok(seen)
+}
+
+/// What the access logs say of an ask, the last of which logs all.
+async fn lines(log: &Path, number: usize, address: SocketAddr) -> Value {
+    let own = format!("own-{}", address.port());
+    let what = format!("line {number} of log");
+    let lines = wait::until(&what, Duration::from_secs(10), || async {
+        let text = std::fs::read_to_string(log).unwrap_or_default().replace(&own, OWN_CLUSTER);
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let asked = Value::String(number.to_string());
+        let lines: Vec<_> = lines.filter(|line| line["ask"] == asked).collect();
+        if lines.is_empty() { Err(text) } else { Ok(lines) }
+    });
+    let comparable = |line: &Value| -> Value {
+        let pairs = line.as_object().into_iter().flatten();
+        let pairs = pairs.map(|(key, value)| {
+            let value = if key.starts_with('~') { shape(value) } else { value.clone() };
+            (key.clone(), value)
+        });
+        pairs.collect()
+    };
+    lines.await.iter().map(comparable).collect()
+}
+
+/// A value with every number in it made one digit.
+fn shape(value: &Value) -> Value {
+    let text = value.to_string();
+    let mut shape = String::new();
+    for char in text.chars() {
+        if !char.is_ascii_digit() {
+            shape.push(char);
+        } else if !shape.ends_with('0') {
+            shape.push('0');
+        }
+    }
+    serde_json::from_str(&shape).unwrap_or(Value::String(shape))
 }
 
 /// A cookie without the hash in it, which is of the addresses of the connection.
@@ -307,9 +358,9 @@ fn resources(case: &Case, port: u16, backends: &[Backend], authz: &Authz) -> Vec
         "explicit_http_config": {"http2_protocol_options": {}}}});
     all.extend(cluster);
     let own = format!("own-{port}");
-    all.iter().map(|resource| renamed(resource, &own)).collect()
+    all.iter().map(|resource| replaced(resource, OWN_CLUSTER, &own)).collect()
 }
 
-fn renamed(resource: &Value, own: &str) -> Value {
-    serde_json::from_str(&resource.to_string().replace(OWN_CLUSTER, own)).unwrap()
+fn replaced(resource: &Value, what: &str, with: &str) -> Value {
+    serde_json::from_str(&resource.to_string().replace(what, with)).unwrap()
 }

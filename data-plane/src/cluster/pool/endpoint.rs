@@ -15,6 +15,7 @@ use crate::cluster::connect::{ConnectError, Connector, Stream};
 use crate::cluster::endpoints::{Endpoint, Home};
 use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::live::{ClusterLive, EndpointLive, Slot};
+use crate::cluster::pool::Link;
 use crate::cluster::pool::http1::{self, Http1};
 use crate::cluster::pool::http2::{self, Http2, Http2Stream};
 use crate::cluster::proxy_protocol::Ends;
@@ -56,6 +57,16 @@ struct State {
 pub(super) enum Ready {
     Http1(Http1),
     Http2(Http2Stream),
+}
+
+impl Ready {
+    /// The connection, as logs speak of it.
+    pub(super) fn link(&self) -> &Rc<Link> {
+        match self {
+            Self::Http1(connection) => &connection.link,
+            Self::Http2(stream) => stream.link(),
+        }
+    }
 }
 
 /// Why a request gets no connection.
@@ -118,7 +129,8 @@ impl Pool {
             };
             match turn {
                 Turn::Use(ready) => return Ok(ready),
-                Turn::Connect(permit) => return self.connect(permit, endpoint).await,
+                // Requests that find a connection need no room for making one.
+                Turn::Connect(permit) => return Box::pin(self.connect(permit, endpoint)).await,
                 Turn::Failed(reason, kind) => {
                     return Err(Refusal { reason, source: Some(kind.into()) });
                 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Version;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
@@ -13,7 +14,7 @@ use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
-use crate::cluster::pool::{InFlight, Occupied, request};
+use crate::cluster::pool::{InFlight, Link, Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
 
 /// How long a connection may take to finish what the response did not wait for: the rest of a
@@ -31,6 +32,7 @@ pub(super) struct Http1 {
     made_at: Instant,
     idle_since: Instant,
     requests: u32,
+    pub(super) link: Rc<Link>,
 }
 
 impl Http1 {
@@ -55,6 +57,7 @@ pub(super) async fn open(
 ) -> Result<Http1, Refusal> {
     let config = &pool.connector.config;
     let head_bytes_max = config.head_bytes_max as usize;
+    let link = Link { local: stream.local_address(), protocol: Version::HTTP_11 };
     let handshake = Builder::new()
         .max_headers(config.headers_max)
         .max_header_size(head_bytes_max)
@@ -71,7 +74,8 @@ pub(super) async fn open(
         }
     });
     let (now, task) = (Instant::now(), task.abort_handle());
-    Ok(Http1 { sender, task, made_at: now, idle_since: now, requests: 0 })
+    let link = Rc::new(link);
+    Ok(Http1 { sender, task, made_at: now, idle_since: now, requests: 0, link })
 }
 
 /// Sends a request on a connection that is idle.

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use http::Version;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,7 +17,7 @@ use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
-use crate::cluster::pool::{Occupied, request};
+use crate::cluster::pool::{Link, Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
 
 /// A connection that many requests share.
@@ -31,6 +32,7 @@ pub(super) struct Http2 {
     streams_max: Rc<Cell<usize>>,
     /// Wakes the connection to look at the upstream's settings, which come before any response.
     unsettled: Rc<RefCell<Option<Waker>>>,
+    link: Rc<Link>,
 }
 
 impl Http2 {
@@ -64,6 +66,10 @@ impl Http2Stream {
         connection.streams.set(connection.streams.get() + 1);
         Self { pool: Rc::clone(pool), connection: Rc::clone(connection) }
     }
+
+    pub(super) fn link(&self) -> &Rc<Link> {
+        &self.connection.link
+    }
 }
 
 impl Drop for Http2Stream {
@@ -84,6 +90,7 @@ pub(super) async fn open(
     permit: Permit,
 ) -> Result<Rc<Http2>, Refusal> {
     let config = &pool.connector.config;
+    let link = Link { local: stream.local_address(), protocol: Version::HTTP_2 };
     let mut builder = Builder::new(LocalExecutor(pool.tasks.clone()));
     builder
         .timer(TokioTimer::new())
@@ -139,6 +146,7 @@ pub(super) async fn open(
         streams: Cell::new(0),
         streams_max,
         unsettled,
+        link: Rc::new(link),
     }))
 }
 

@@ -27,7 +27,7 @@ fn mapper(message: ResponseMapper) -> Result<ReplyMapper, FieldError> {
         read: [filter, status_code, body, body_format_override, headers_to_add],
         ignore: [],
         refuse: []);
-    let filter = access_log::filter(required(filter, "filter")?).at("filter")?;
+    let filter = access_log::filter::compile(required(filter, "filter")?).at("filter")?;
     let status = status_code.map(|code| status(code.value)).transpose().at("status_code")?;
     let body = body.map(|body| text(Some(body))).transpose().at("body")?;
     Ok(ReplyMapper {
@@ -57,10 +57,11 @@ fn text(source: Option<core::DataSource>) -> Result<String, FieldError> {
 /// The first field that is wrong or not supported.
 pub(crate) fn format(message: core::SubstitutionFormatString) -> Result<BodyFormat, FieldError> {
     fields!(message: core::SubstitutionFormatString,
-        read: [omit_empty_values, content_type, format],
+        read: [omit_empty_values, content_type, format, formatters],
         // Keys are always sorted.
         ignore: [json_format_options],
-        refuse: [formatters]);
+        refuse: []);
+    access_log::formatters(formatters)?;
     let line = access_log::format(required(format, "format")?, omit_empty_values)?;
     let content_type = match (&line, content_type.is_empty()) {
         (_, false) => HeaderValue::try_from(content_type)
