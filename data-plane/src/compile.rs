@@ -10,6 +10,7 @@ pub mod route;
 pub mod virtual_hosts;
 mod source;
 mod extension;
+mod scopes;
 pub mod cluster;
 pub mod endpoints;
 pub mod secret;
@@ -36,7 +37,8 @@ use crate::cluster::{ClusterConfig, Discovery};
 use crate::compile::route::RouteConfig;
 use crate::compile::table::Table;
 use crate::compile::virtual_hosts::VirtualHosts;
-use crate::listener::ListenerConfig;
+use crate::listener::scopes::{Scope, ScopeKey, ScopeRoutes, ScopeSource};
+use crate::listener::{ListenerConfig, RouteSource};
 use crate::reference::{FETCH_TIMEOUT, Reference};
 use crate::tls::secret::SecretConfig;
 
@@ -95,6 +97,7 @@ pub struct Tables {
     routes: Table<RouteConfig>,
     virtual_hosts: VirtualHosts,
     extensions: Table<Extension>,
+    scopes: Table<Scope>,
     /// What a control plane has answered at least once.
     answered: HashSet<ResourceType>,
     /// Whether resources come state of the world, which has no virtual hosts by themselves.
@@ -158,7 +161,8 @@ impl Tables {
                     extension::compile(message, users.iter().copied())
                 })
             }
-            ResourceType::LbEndpoint | ResourceType::ScopedRoute => added
+            ResourceType::ScopedRoute => self.admit_scopes(change),
+            ResourceType::LbEndpoint => added
                 .iter()
                 .map(|resource| Rejected {
                     name: Arc::clone(&resource.name),
@@ -205,6 +209,35 @@ impl Tables {
         rejected
     }
 
+    /// A key belongs to one scope, but may move within one change.
+    fn admit_scopes(&mut self, change: Change<'_>) -> Vec<Rejected> {
+        let Change { origin, added, removed, .. } = change;
+        removed.iter().for_each(|name| self.scopes.remove(name));
+        let changing: HashSet<&str> = added.iter().map(|resource| &*resource.name).collect();
+        let staying = self.scopes.iter().filter(|(name, _)| !changing.contains(&***name));
+        let mut owners: HashMap<ScopeKey, Arc<str>> =
+            staying.map(|(name, scope)| (scope.key.clone(), Arc::clone(name))).collect();
+        let mut rejected = Vec::new();
+        for resource in added {
+            let scope = self.scopes.compile(resource, origin, scopes::compile);
+            let scope = scope.and_then(|scope| match owners.get(&scope.key) {
+                None => Ok(scope),
+                Some(owner) => Err(Rejected {
+                    name: Arc::clone(&resource.name),
+                    error: FieldError::invalid(format!("is the key of scope {owner:?}")).at("key"),
+                }),
+            });
+            match scope {
+                Ok(scope) => {
+                    owners.insert(scope.key.clone(), Arc::clone(&resource.name));
+                    self.scopes.insert(resource, origin, scope);
+                }
+                Err(refused) => rejected.push(refused),
+            }
+        }
+        rejected
+    }
+
     fn admit_routes(&mut self, origin: Origin, added: &[Resource]) -> Vec<Rejected> {
         let mut rejected = Vec::new();
         for resource in added {
@@ -240,7 +273,8 @@ impl Tables {
             ResourceType::Runtime => self.runtime.contains(name),
             ResourceType::VirtualHost => self.virtual_hosts.contains(name),
             ResourceType::ExtensionConfig => self.extensions.contains(name),
-            ResourceType::LbEndpoint | ResourceType::ScopedRoute => false,
+            ResourceType::ScopedRoute => self.scopes.contains(name),
+            ResourceType::LbEndpoint => false,
         }
     }
 
@@ -254,10 +288,8 @@ impl Tables {
             ResourceType::Runtime => self.runtime.remove(name),
             ResourceType::VirtualHost => self.virtual_hosts.remove(name),
             ResourceType::ExtensionConfig => self.extensions.remove(name),
-            ResourceType::Cluster
-            | ResourceType::Listener
-            | ResourceType::LbEndpoint
-            | ResourceType::ScopedRoute => {}
+            ResourceType::ScopedRoute => self.scopes.remove(name),
+            ResourceType::Cluster | ResourceType::Listener | ResourceType::LbEndpoint => {}
         }
     }
 
@@ -308,10 +340,35 @@ impl Tables {
         self.listeners.iter()
     }
 
-    /// Names to `visit` each resource that a cluster or listener refers to.
+    /// Names to `visit` each resource that a cluster, listener or scope refers to.
     pub fn references(&self, visit: &mut dyn FnMut(ResourceType, &Reference)) {
         self.clusters.iter().for_each(|(_, config)| config.references(visit));
         self.listeners.iter().for_each(|(_, config)| config.references(visit));
+        let Some(fetch_timeout) = self.scoped_routes_timeout() else { return };
+        for (_, scope) in self.scopes.iter() {
+            if let ScopeRoutes::Named(name) = &scope.routes {
+                let name = Arc::clone(name);
+                visit(ResourceType::Route, &Reference { name, fetch_timeout });
+            }
+        }
+    }
+
+    /// How long the routes of scopes are waited for, where a listener has scopes that come by
+    /// themselves.
+    fn scoped_routes_timeout(&self) -> Option<Option<Duration>> {
+        let mut chains = self.listeners.iter().flat_map(|(_, config)| config.all_chains());
+        chains.find_map(|chain| match &chain.http.routes {
+            RouteSource::Scoped(scoped) => match &scoped.source {
+                ScopeSource::Discovered { routes, .. } => Some(*routes),
+                ScopeSource::Inline(_) => None,
+            },
+            RouteSource::Inline(_) | RouteSource::Named(_) => None,
+        })
+    }
+
+    /// The names of the scopes that came by themselves.
+    pub fn scopes(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.scopes.iter().map(|(name, _)| name)
     }
 
     /// Whether this route configuration has virtual hosts that come by themselves.
@@ -338,6 +395,14 @@ impl Tables {
         if let Some(config) = self.listeners.get(&waiting.user) {
             config.references(&mut visit);
         }
+        if self.scopes.contains(&waiting.user)
+            && let Some(routes) = self.scoped_routes_timeout()
+        {
+            visit(
+                ResourceType::Route,
+                &Reference { name: waiting.name.clone(), fetch_timeout: routes },
+            );
+        }
         if let Some(hosts) = self.routes.get(&waiting.user).and_then(|c| c.vhds.as_ref()) {
             visit(ResourceType::VirtualHost, hosts);
         }
@@ -354,6 +419,7 @@ impl Tables {
             self.routes.versions().collect(),
             self.virtual_hosts.versions().collect(),
             self.extensions.versions().collect(),
+            self.scopes.versions().collect(),
         ]
         .map(Version::of_set);
         Version::of_set(types.iter().map(|version| ("", version)))

@@ -5,6 +5,7 @@ pub mod local_reply;
 pub mod log;
 pub mod matching;
 pub mod routing;
+pub mod scopes;
 pub mod tcp;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::HeaderMap;
 use xds_proto::resource::ResourceType;
 
 use self::http::HttpOptions;
@@ -19,6 +21,7 @@ use self::local_reply::LocalReplies;
 use self::log::{AccessLogConfig, LineFormat, LogFilter};
 use self::matching::{ChainMatch, ConnectionFacts};
 use self::routing::{Before, Filters, Routing};
+use self::scopes::{LinkedScope, ScopeKey, ScopeNumber, ScopeSource, ScopedConfig, Scopes};
 use self::tcp::TcpConfig;
 use crate::chain::{ChainConfig, Discovered, Made};
 use crate::cluster::Cluster;
@@ -69,8 +72,14 @@ impl ListenerConfig {
     /// Names to `visit` each resource that it names.
     pub fn references(&self, visit: &mut dyn FnMut(ResourceType, &Reference)) {
         for chain in self.all_chains() {
-            if let RouteSource::Named(routes) = &chain.http.routes {
-                visit(ResourceType::Route, routes);
+            match &chain.http.routes {
+                RouteSource::Named(routes) => visit(ResourceType::Route, routes),
+                RouteSource::Scoped(scoped) => {
+                    if let ScopeSource::Discovered { scopes, .. } = &scoped.source {
+                        visit(ResourceType::ScopedRoute, scopes);
+                    }
+                }
+                RouteSource::Inline(_) => {}
             }
             let discovered = chain.http.filters.discovered();
             discovered.for_each(|filter| visit(ResourceType::ExtensionConfig, &filter.resource));
@@ -82,11 +91,15 @@ impl ListenerConfig {
     /// The clusters that its own routes and filters name.
     pub fn cluster_names(&self) -> impl Iterator<Item = Arc<str>> {
         self.all_chains().flat_map(|chain| {
-            let routed = match &chain.http.routes {
-                RouteSource::Named(_) => None,
-                RouteSource::Inline(table) => Some(table),
+            let tables: Vec<&Arc<RouteTable>> = match &chain.http.routes {
+                RouteSource::Named(_) => Vec::new(),
+                RouteSource::Inline(table) => vec![table],
+                RouteSource::Scoped(scoped) => match &scoped.source {
+                    ScopeSource::Inline(all) => all.iter().map(|(_, table)| table).collect(),
+                    ScopeSource::Discovered { .. } => Vec::new(),
+                },
             };
-            let routed = routed.into_iter().flat_map(|table| table.cluster_names().cloned());
+            let routed = tables.into_iter().flat_map(|table| table.cluster_names().cloned());
             routed.chain(chain.http.filters.cluster_names())
         })
     }
@@ -145,6 +158,8 @@ pub enum RouteSource {
     Inline(Arc<RouteTable>),
     /// The control plane sends them.
     Named(Reference),
+    /// There are several tables, and the request decides.
+    Scoped(Arc<ScopedConfig>),
 }
 
 /// A listener that connections can be served by.
@@ -165,8 +180,10 @@ pub struct FilterChain {
     pub config: Arc<FilterChainConfig>,
     /// TLS towards the client.
     pub tls: Option<Arc<ServerTls>>,
-    /// Its routes and filters.
+    /// Its routes and filters; where there are scopes, those of requests in none.
     pub routing: Arc<Routing>,
+    /// Routes and filters by scope.
+    pub scopes: Option<Arc<Scopes>>,
     /// Its own access logs.
     pub logs: Box<[AccessLog]>,
 }
@@ -195,6 +212,12 @@ pub trait ListenerParts {
         previous: Option<&Arc<LinkedRoutes>>,
     ) -> Arc<LinkedRoutes>;
 
+    /// The scopes that the control plane sent.
+    ///
+    /// # Errors
+    /// When they have not come yet, or the routes of one have not.
+    fn scopes(&self) -> Result<Vec<Arc<LinkedScope>>, Missing>;
+
     /// A cluster that filters ask.
     fn cluster(&self, name: &str) -> Option<Arc<Cluster>>;
 
@@ -214,6 +237,9 @@ pub enum Missing {
     /// Its routes have not arrived.
     #[error("route configuration {0:?} is missing")]
     Routes(Arc<str>),
+    /// Its scopes have not arrived.
+    #[error("scoped routes are missing")]
+    Scopes,
     /// The configuration of a filter has not arrived.
     #[error("configuration {0:?} is missing")]
     Extension(Arc<str>),
@@ -293,6 +319,11 @@ impl FilterChain {
             RouteSource::Named(Reference { name, .. }) => {
                 parts.routes(name).ok_or_else(|| Missing::Routes(Arc::clone(name)))?
             }
+            RouteSource::Scoped(_) => {
+                let previous = previous.map(|previous| &previous.routing.routes);
+                let table = previous.map(|previous| Arc::clone(&previous.table));
+                parts.inline(&table.unwrap_or_else(|| Arc::new(RouteTable::empty())), previous)
+            }
         };
         let tls = match &config.tls {
             None => None,
@@ -311,12 +342,64 @@ impl FilterChain {
         let present = config.http.filters.present(|filter| parts.discovered(filter))?;
         let filters = Filters { present: &present, find: &find };
         let routing = Routing::link(routes, filters, before, listener);
-        Ok(Self { config: Arc::clone(config), tls, routing, logs })
+        let scopes = match &config.http.routes {
+            RouteSource::Scoped(scoped) => {
+                Some(Self::scopes(scoped, (parts, filters), (previous, config), listener)?)
+            }
+            RouteSource::Inline(_) | RouteSource::Named(_) => None,
+        };
+        Ok(Self { config: Arc::clone(config), tls, routing, scopes, logs })
+    }
+
+    fn scopes(
+        scoped: &ScopedConfig,
+        (parts, filters): (&dyn ListenerParts, Filters<'_>),
+        (previous, config): (Option<&Self>, &Arc<FilterChainConfig>),
+        listener: &Arc<str>,
+    ) -> Result<Arc<Scopes>, Missing> {
+        let known = previous.and_then(|previous| previous.scopes.as_ref());
+        let before = |key: &ScopeKey| known.and_then(|known| known.of(key));
+        let has_same_filters = previous.is_some_and(|before| Arc::ptr_eq(&before.config, config));
+        let link = |key: &ScopeKey, routes| {
+            let before = before(key).map(|routing| Before { routing, has_same_filters });
+            (key.clone(), Routing::link(routes, filters, before, listener))
+        };
+        let all = match &scoped.source {
+            ScopeSource::Inline(all) => all
+                .iter()
+                .map(|(key, table)| {
+                    let previous = before(key).map(|routing| &routing.routes);
+                    link(key, parts.inline(table, previous))
+                })
+                .collect(),
+            ScopeSource::Discovered { .. } => parts
+                .scopes()?
+                .iter()
+                .map(|linked| link(&linked.scope.key, Arc::clone(&linked.routes)))
+                .collect(),
+        };
+        let scopes = Scopes::new(Arc::clone(&scoped.key), all);
+        Ok(match known {
+            Some(known) if known.is_same(&scopes) => Arc::clone(known),
+            _ => Arc::new(scopes),
+        })
+    }
+
+    /// The scope of a request.
+    pub fn scope(&self, headers: &HeaderMap) -> ScopeNumber {
+        self.scopes.as_ref().map(|scopes| scopes.find(headers)).unwrap_or_default()
+    }
+
+    /// The routes and filters of a scope.
+    pub fn routing(&self, scope: ScopeNumber) -> &Arc<Routing> {
+        let scoped = self.scopes.as_ref().and_then(|scopes| scopes.get(scope));
+        scoped.unwrap_or(&self.routing)
     }
 
     fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config)
             && Arc::ptr_eq(&self.routing, &other.routing)
+            && self.scopes.as_ref().map(Arc::as_ptr) == other.scopes.as_ref().map(Arc::as_ptr)
             && self.tls.as_ref().map(Arc::as_ptr) == other.tls.as_ref().map(Arc::as_ptr)
     }
 }

@@ -192,7 +192,8 @@ async fn route(
     chain: &FilterChain,
     (mut request, upgrade): Admitted,
 ) -> Result<Response<Body>, Unrouted> {
-    let table = &chain.routing.routes.table;
+    exchange.scope = chain.scope(request.headers());
+    let mut table = &chain.routing(exchange.scope).routes.table;
     if !exchange.origin.is_some_and(|origin| origin.is_internal) {
         for name in table.internal_only() {
             request.headers_mut().remove(name);
@@ -213,6 +214,8 @@ async fn route(
         }
     }
     if exchange.notes.is_route_stale {
+        exchange.scope = chain.scope(request.headers());
+        table = &chain.routing(exchange.scope).routes.table;
         found = table.find(&view(exchange, &request, random));
         exchange.note_route(chain, found.as_ref().ok());
     }
@@ -234,7 +237,8 @@ async fn route(
                 }
             };
             let retry = forward.retry.as_deref();
-            let plan = Plan { chain, found: &found, forward, upgrade, random, retry };
+            let routes = &*chain.routing(exchange.scope).routes;
+            let plan = Plan { chain, routes, found: &found, forward, upgrade, random, retry };
             forward::forward(exchange, plan, request).await?
         }
         Action::Redirect(redirect) => {

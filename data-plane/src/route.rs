@@ -165,6 +165,11 @@ impl RouteTable {
         Ok(Self { frame, virtual_hosts: virtual_hosts.into(), hosts })
     }
 
+    /// A table without anything.
+    pub(crate) fn empty() -> Self {
+        Self { frame: Arc::default(), virtual_hosts: [].into(), hosts: Arc::default() }
+    }
+
     /// A table without a route, for who only needs clusters.
     pub(crate) fn of_clusters(clusters: impl IntoIterator<Item = String>) -> Self {
         let clusters = clusters.into_iter().map(Into::into).collect();

@@ -9,6 +9,7 @@ use xds_proto::version::Version;
 use crate::chain::Extension;
 use crate::cluster::Cluster;
 use crate::listener::Listener;
+use crate::listener::scopes::LinkedScope;
 use crate::route::linked::LinkedRoutes;
 
 /// Everything a request needs, consistent and immutable.
@@ -18,6 +19,8 @@ pub struct Snapshot {
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Route tables that came by name, shared by the listeners that use them.
     pub routes: HashMap<Arc<str>, Arc<LinkedRoutes>>,
+    /// Scopes of routes that came by name.
+    pub scopes: HashMap<Arc<str>, Arc<LinkedScope>>,
     /// Configurations of filters that came by name.
     pub extensions: HashMap<Arc<str>, Arc<Extension>>,
     /// Clusters by name.
@@ -33,6 +36,7 @@ impl Default for Snapshot {
         Self {
             listeners: HashMap::new(),
             routes: HashMap::new(),
+            scopes: HashMap::new(),
             extensions: HashMap::new(),
             clusters: HashMap::new(),
             warming: HashMap::new(),

@@ -334,6 +334,13 @@ impl ConfigLoop {
             }
         }
         self.forget_hosts(&wanted);
+        if wanted.of(ResourceType::ScopedRoute).is_empty() {
+            let scopes: Vec<_> = self.tables.scopes().cloned().collect();
+            for name in &scopes {
+                self.tables.forget(ResourceType::ScopedRoute, name);
+                self.cache.forget(ResourceType::ScopedRoute, name);
+            }
+        }
         self.want(wanted);
     }
 

@@ -48,6 +48,9 @@ fn routes(specifier: Option<RouteSpecifier>) -> Result<RouteSource, FieldError> 
             let table = super::route::compile(message).at("route_config")?;
             Ok(RouteSource::Inline(Arc::new(table)))
         }
-        RouteSpecifier::ScopedRoutes(_) => Err(FieldError::unsupported()).at("scoped_routes"),
+        RouteSpecifier::ScopedRoutes(message) => {
+            let scoped = super::scopes::of_manager(message).at("scoped_routes")?;
+            Ok(RouteSource::Scoped(Arc::new(scoped)))
+        }
     }
 }

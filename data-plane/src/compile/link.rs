@@ -5,6 +5,7 @@
 
 mod extensions;
 mod routes;
+mod scopes;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::chain::{Discovered, Extension, Made};
 use crate::cluster::endpoints::EndpointsConfig;
 use crate::cluster::{Cluster, ClusterConfig, Discovery};
 use crate::compile::{Tables, Waiting, route};
+use crate::listener::scopes::LinkedScope;
 use crate::listener::{Listener, ListenerConfig, ListenerParts, Missing};
 use crate::route::RouteTable;
 use crate::route::linked::LinkedRoutes;
@@ -48,11 +50,21 @@ pub fn link(tables: &Tables, previous: &Snapshot, registry: &Registry) -> Linked
     let mut linker = Linker { tables, previous, registry, secrets, waiting, warming };
     let clusters = linker.clusters();
     let routes = linker.routes(&clusters);
+    let scopes = linker.scopes(&clusters, &routes);
     let extensions = linker.extensions(&clusters);
-    let listeners = linker.listeners(&clusters, &routes, &extensions);
+    let found = Found { clusters, routes, scopes, extensions };
+    let listeners = linker.listeners(&found);
     let Linker { waiting, warming, .. } = linker;
-    let snapshot =
-        Snapshot { listeners, routes, extensions, clusters, warming, version: tables.version() };
+    let Found { clusters, routes, scopes, extensions } = found;
+    let snapshot = Snapshot {
+        listeners,
+        routes,
+        scopes,
+        extensions,
+        clusters,
+        warming,
+        version: tables.version(),
+    };
     Linked { snapshot, waiting }
 }
 
@@ -158,18 +170,13 @@ impl Linker<'_> {
         })
     }
 
-    fn listeners(
-        &mut self,
-        clusters: &ByName<Cluster>,
-        routes: &ByName<LinkedRoutes>,
-        extensions: &ByName<Extension>,
-    ) -> ByName<Listener> {
+    fn listeners(&mut self, found: &Found) -> ByName<Listener> {
         let mut linked = HashMap::new();
         for (name, config) in self.tables.listeners.iter() {
             let previous = self.previous.listeners.get(name);
-            let parts =
-                Parts { linker: self, listener: name, clusters, routes, extensions, holds: false };
-            let listener = match self.missing_inline_cluster(config, clusters, previous) {
+            let is_new = previous.is_none_or(|before| !Arc::ptr_eq(&before.config, config));
+            let parts = Parts { linker: self, listener: name, found, is_new, holds: false };
+            let listener = match self.missing_inline_cluster(config, &found.clusters, previous) {
                 Some(waiting) => Err(waiting),
                 None => Listener::link(config, &parts, previous, self.registry)
                     .map_err(|missing| missing_waits(name, missing)),
@@ -177,7 +184,7 @@ impl Linker<'_> {
             let listener = match listener {
                 Ok(listener) => Some(listener),
                 Err(waiting) => {
-                    let parts = Parts { holds: true, ..parts };
+                    let parts = Parts { holds: true, is_new: false, ..parts };
                     let serving = previous.map(|previous| {
                         Listener::link(&previous.config, &parts, Some(previous), self.registry)
                             .unwrap_or_else(|_| Arc::clone(previous))
@@ -224,20 +231,28 @@ impl Linker<'_> {
     }
 }
 
+/// What listeners may name.
+struct Found {
+    clusters: ByName<Cluster>,
+    routes: ByName<LinkedRoutes>,
+    scopes: ByName<LinkedScope>,
+    extensions: ByName<Extension>,
+}
+
 /// What a listener is joined with.
 struct Parts<'a> {
     linker: &'a Linker<'a>,
     listener: &'a Arc<str>,
-    clusters: &'a ByName<Cluster>,
-    routes: &'a ByName<LinkedRoutes>,
-    extensions: &'a ByName<Extension>,
+    found: &'a Found,
+    /// It is not the one that serves.
+    is_new: bool,
     /// The listener that serves is kept, as the next one is not complete.
     holds: bool,
 }
 
 impl ListenerParts for Parts<'_> {
     fn routes(&self, name: &str) -> Option<Arc<LinkedRoutes>> {
-        if let Some(routes) = self.routes.get(name) {
+        if let Some(routes) = self.found.routes.get(name) {
             return Some(Arc::clone(routes));
         }
         let waiting = Waiting {
@@ -249,7 +264,7 @@ impl ListenerParts for Parts<'_> {
         let is_given_up = self.linker.tables.given_up.contains(&waiting);
         let message = RouteConfiguration { name: name.to_owned(), ..Default::default() };
         let table = is_given_up.then(|| route::compile(message).ok()).flatten()?;
-        Some(LinkedRoutes::link(Arc::new(table), self.clusters, None))
+        Some(LinkedRoutes::link(Arc::new(table), &self.found.clusters, None))
     }
 
     fn inline(
@@ -259,19 +274,45 @@ impl ListenerParts for Parts<'_> {
     ) -> Arc<LinkedRoutes> {
         match previous {
             Some(previous) if self.holds && Arc::ptr_eq(&previous.table, table) => {
-                hold(previous, self.clusters)
+                hold(previous, &self.found.clusters)
             }
-            _ => LinkedRoutes::link(Arc::clone(table), self.clusters, previous),
+            _ => LinkedRoutes::link(Arc::clone(table), &self.found.clusters, previous),
         }
     }
 
     fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
-        self.clusters.get(name).cloned()
+        self.found.clusters.get(name).cloned()
+    }
+
+    fn scopes(&self) -> Result<Vec<Arc<LinkedScope>>, Missing> {
+        let tables = self.linker.tables;
+        let (user, name) = (Arc::clone(self.listener), "*".into());
+        let waiting = Waiting { user, kind: ResourceType::ScopedRoute, name };
+        let is_known = tables.is_answered(ResourceType::ScopedRoute)
+            || tables.scopes.iter().next().is_some()
+            || tables.given_up.contains(&waiting);
+        if !is_known {
+            return Err(Missing::Scopes);
+        }
+        // A listener begins with all that there is.
+        let mut missing = self
+            .linker
+            .waiting
+            .iter()
+            .filter(|waiting| self.is_new && tables.scopes.contains(&waiting.user));
+        match missing.find(|waiting| waiting.kind == ResourceType::Route) {
+            Some(waiting) => Err(Missing::Routes(Arc::clone(&waiting.name))),
+            None => {
+                let mut scopes: Vec<_> = self.found.scopes.iter().collect();
+                scopes.sort_by(|(a, _), (b, _)| b.cmp(a));
+                Ok(scopes.into_iter().map(|(_, scope)| Arc::clone(scope)).collect())
+            }
+        }
     }
 
     fn discovered(&self, filter: &Discovered) -> Result<Option<Made>, Missing> {
         let name = &filter.resource.name;
-        let found = self.extensions.get(name).filter(|found| filter.takes(&found.type_name));
+        let found = self.found.extensions.get(name).filter(|found| filter.takes(&found.type_name));
         if let Some(found) = found {
             return Ok(Some(found.made.clone()));
         }
@@ -294,6 +335,11 @@ fn missing_waits(listener: &Arc<str>, missing: Missing) -> Waiting {
         Missing::Routes(name) => {
             Waiting { user: Arc::clone(listener), kind: ResourceType::Route, name }
         }
+        Missing::Scopes => Waiting {
+            user: Arc::clone(listener),
+            kind: ResourceType::ScopedRoute,
+            name: "*".into(),
+        },
         Missing::Extension(name) => {
             Waiting { user: Arc::clone(listener), kind: ResourceType::ExtensionConfig, name }
         }

@@ -19,6 +19,7 @@ use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 use xds_proto::version::Version;
 
+pub(super) use self::action::header_name;
 use self::around::{Inherited, Surroundings};
 use crate::compile::source::reference;
 use crate::format::compile::mutations;

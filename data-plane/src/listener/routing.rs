@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use super::scopes::ScopeNumber;
 use crate::chain::overrides::FilterSet;
 use crate::chain::{Chain, Chains, Present};
 use crate::filtering::keep::FindCluster;
@@ -40,6 +41,8 @@ struct HostRouting {
 /// Which filters a request has: what its virtual host and its route say of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FilterPlace {
+    /// The route table, by its scope.
+    pub scope: ScopeNumber,
     /// The virtual host; none where there is no route.
     pub host: Option<HostNumber>,
     /// What is said there.

@@ -23,6 +23,7 @@ use crate::filtering::stage::Notes;
 use crate::format::Context;
 use crate::listener::FilterChain;
 use crate::listener::routing::FilterPlace;
+use crate::listener::scopes::ScopeNumber;
 use crate::route::Found;
 use crate::telemetry::stats::RouteStats;
 use crate::telemetry::why::Why;
@@ -71,6 +72,8 @@ pub(super) struct Exchange {
     pub(super) filters: FilterPlace,
     /// What they left.
     pub(super) notes: Notes,
+    /// Which route table it has.
+    pub(super) scope: ScopeNumber,
     /// It began again once, with a newer configuration.
     pub(super) has_restarted: bool,
     route_stats: Option<Arc<RouteStats>>,
@@ -145,6 +148,7 @@ impl Exchange {
             head: None,
             filters: FilterPlace::default(),
             notes: Notes::default(),
+            scope: ScopeNumber::default(),
             has_restarted: false,
             route_stats: None,
         }
@@ -162,6 +166,7 @@ impl Exchange {
         self.has_restarted = true;
         self.view = self.connection.view();
         (self.notes, self.filters) = (Notes::default(), FilterPlace::default());
+        self.scope = ScopeNumber::default();
     }
 
     /// Notes the request as it goes upstream.
@@ -173,7 +178,7 @@ impl Exchange {
     /// Notes which route it took, or that there was none.
     pub(super) fn note_route(&mut self, chain: &FilterChain, found: Option<&Found<'_>>) {
         let registry = &self.connection.worker().settings.registry;
-        self.route_stats = Some(Arc::clone(chain.routing.stats(found, registry)));
+        self.route_stats = Some(Arc::clone(chain.routing(self.scope).stats(found, registry)));
         self.route = found.map(|found| RouteNames {
             route: Arc::clone(&found.route.name),
             virtual_host: Arc::clone(&found.virtual_host.name),

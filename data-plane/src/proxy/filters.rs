@@ -39,11 +39,13 @@ pub(super) async fn on_request(
     let picked = found.and_then(|found| {
         selection::picked(forwards(found)?, &selection::hash_view(exchange, request), random)
     });
-    exchange.filters = found.map_or_else(FilterPlace::default, |found| FilterPlace {
-        host: Some(found.host),
-        set: found.filters(picked),
-    });
-    let filters = chain.routing.filters(exchange.filters);
+    let scope = exchange.scope;
+    exchange.filters = FilterPlace {
+        scope,
+        host: found.map(|found| found.host),
+        set: found.map(|found| found.filters(picked)).unwrap_or_default(),
+    };
+    let filters = chain.routing(scope).filters(exchange.filters);
     let Some(filters) = filters.filter(|chain| !chain.is_empty()) else {
         return Ok(Verdict::Continue);
     };
@@ -52,7 +54,7 @@ pub(super) async fn on_request(
     let mut stage = stage(exchange, found, &mut notes);
     let host = exchange.host.clone();
     let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let table = &chain.routing.routes.table;
+    let table = &chain.routing(scope).routes.table;
     let may_come = !has_host && table.has_discovered_hosts() && !exchange.has_restarted;
     stage.missing_host = may_come.then(|| MissingHost {
         desk: &exchange.connection.worker().settings.desk,
@@ -84,7 +86,7 @@ pub(super) async fn on_response(
     chain: &FilterChain,
     response: &mut Response<Body>,
 ) {
-    let filters = chain.routing.filters(exchange.filters);
+    let filters = chain.routing(exchange.filters.scope).filters(exchange.filters);
     let Some(filters) = filters.filter(|chain| !chain.is_empty()) else {
         return;
     };

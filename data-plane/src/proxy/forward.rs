@@ -29,6 +29,7 @@ use crate::listener::FilterChain;
 use crate::matcher::header::HeaderView;
 use crate::route::Found;
 use crate::route::action::{Forward, WeightedCluster};
+use crate::route::linked::LinkedRoutes;
 use crate::route::retry::{Failure, Outcome, RetryPolicy};
 use crate::telemetry::stats::UpstreamFailureKind;
 use crate::telemetry::why::Why;
@@ -40,6 +41,7 @@ const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-servi
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan<'a> {
     pub(super) chain: &'a FilterChain,
+    pub(super) routes: &'a LinkedRoutes,
     pub(super) found: &'a Found<'a>,
     pub(super) forward: &'a Forward,
     /// The protocol that the client may and wants to upgrade to.

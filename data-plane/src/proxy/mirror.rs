@@ -62,7 +62,7 @@ fn cluster<'a>(
     policy: &MirrorPolicy,
     headers: &HeaderMap,
 ) -> Option<&'a Arc<Cluster>> {
-    let routes = &plan.chain.routing.routes;
+    let routes = plan.routes;
     match &policy.cluster {
         MirrorCluster::One(index) => routes.cluster(plan.found.host, *index),
         MirrorCluster::Header(name) => routes.named(headers.get(name)?),

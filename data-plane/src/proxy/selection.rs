@@ -23,7 +23,7 @@ pub(super) fn choose<'a>(
     plan: &Plan<'a>,
     view: &HashView<'_>,
 ) -> (Option<&'a Arc<Cluster>>, Option<&'a WeightedCluster>) {
-    let (routes, host) = (&plan.chain.routing.routes, plan.found.host);
+    let (routes, host) = (plan.routes, plan.found.host);
     match &plan.forward.cluster {
         ClusterChoice::One(index) => (routes.cluster(host, *index), None),
         ClusterChoice::Weighted(_) => {

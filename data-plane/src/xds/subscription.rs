@@ -62,6 +62,11 @@ impl Wanted {
         wanted.of_mut(ResourceType::Cluster).wildcard = roots.clusters;
         wanted.of_mut(ResourceType::Runtime).names.extend(roots.runtime.iter().cloned());
         tables.references(&mut |kind, Reference { name, .. }| {
+            // A listener takes all scopes that there are.
+            if kind == ResourceType::ScopedRoute {
+                wanted.of_mut(kind).wildcard = true;
+                return;
+            }
             let names = &mut wanted.of_mut(kind).names;
             if !names.contains(name) {
                 names.insert(Arc::clone(name));

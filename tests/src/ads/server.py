@@ -33,10 +33,11 @@ PREFIX = "type.googleapis.com/"
 CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 LISTENER = PREFIX + "envoy.config.listener.v3.Listener"
+SCOPES = PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
 # Make before break: what is named comes before what names it.
 ORDER = [CLUSTER, ENDPOINTS, LISTENER]
 # Types of which a client that names nothing wants all.
-WILDCARD = (CLUSTER, LISTENER)
+WILDCARD = (CLUSTER, LISTENER, SCOPES)
 
 # A server that comes back forgot its versions, and must not give one of them to something else.
 STARTED = time.time_ns()
@@ -277,7 +278,7 @@ class Stream:
                 refused[kind] = asked.refused
             if asked.waits or versions != asked.sent:
                 behind.append(kind)
-        is_first = not all(kind in self.asked for kind in WILDCARD)
+        is_first = not all(kind in self.asked for kind in (CLUSTER, LISTENER))
         state = "pending" if behind or is_first else "NACK" if refused else "synced"
         return {"state": state, "nack": refused, "behind": behind, "revision": f"r{group.revision}"}
 

@@ -79,7 +79,7 @@ impl Linker<'_> {
     }
 
     /// The first cluster of `hosts` that is not there, and that those before did not do without.
-    fn first_missing<'h>(
+    pub(super) fn first_missing<'h>(
         &self,
         user: &Arc<str>,
         hosts: impl Iterator<Item = &'h Arc<VirtualHost>>,

@@ -2,6 +2,7 @@
 
 mod filters;
 mod hosts;
+mod scopes;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -61,13 +62,15 @@ pub(super) struct World {
 }
 
 impl World {
-    /// A listener of its own, with these filters before the router and these fields.
+    /// A listener of its own, with these filters before the router and these fields; null takes one away.
     pub(super) fn listener(&self, filters: &[Value], manager: &Value) -> Value {
         let mut listener = documents::raw_listener("l", self.port, &self.table, filters);
         let place = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        let place = place.as_object_mut().unwrap();
         for (key, value) in manager.as_object().into_iter().flatten() {
-            place[key] = value.clone();
+            place.insert(key.clone(), value.clone());
         }
+        place.retain(|_, value| !value.is_null());
         listener
     }
 
@@ -121,7 +124,7 @@ async fn our_proxy_discovers_as_envoy_does() {
         proxies.push(Proxy::start_by(server.xds(), node, "x", api).await);
     }
     let mut wrong = Vec::new();
-    for story in hosts::all().into_iter().chain(filters::all()) {
+    for story in hosts::all().into_iter().chain(filters::all()).chain(scopes::all()) {
         let able = sides.iter().filter(|(node, _)| match story.by {
             By::Both => true,
             By::Delta => !node.ends_with("sotw"),
