@@ -1,0 +1,5 @@
+//! What the benches share: what a process costs, and how figures are told.
+
+pub mod cost;
+pub mod figures;
+pub mod subscriber;
