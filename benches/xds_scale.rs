@@ -87,8 +87,14 @@ async fn fan_out(control: &ControlPlane, streams: Vec<Subscriber>) -> Result<()>
         times.push(last.saturating_duration_since(accepted));
         costs.push(quiet(control.process.id()).await - before);
     }
-    println!("one endpoint to {AUDIENCE} streams, from accepted write to the last: {}", spread(times));
-    println!("  server CPU from the write to the last ACK, the write itself included: {}", spread(costs));
+    println!(
+        "one endpoint to {AUDIENCE} streams, from accepted write to the last: {}",
+        spread(times)
+    );
+    println!(
+        "  server CPU from the write to the last ACK, the write itself included: {}",
+        spread(costs)
+    );
     takers.shutdown().await;
     Ok(())
 }
@@ -156,7 +162,8 @@ async fn quiet(process: u32) -> Duration {
 
 /// Waits until so many nodes have everything.
 async fn settled(control: &ControlPlane, count: usize) -> Result<()> {
-    states(control, |states| states.iter().filter(|state| *state == "synced").count() >= count).await
+    states(control, |states| states.iter().filter(|state| *state == "synced").count() >= count)
+        .await
 }
 
 /// Waits until no node is connected.

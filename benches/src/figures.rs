@@ -13,7 +13,13 @@ pub fn quantile(sorted: &[Duration], part: f64) -> Duration {
 pub fn spread(mut all: Vec<Duration>) -> String {
     all.sort();
     let ms = |part| quantile(&all, part).as_secs_f64() * 1e3;
-    format!("p50 {:.1} ms, p99 {:.1} ms, worst {:.1} ms, of {}", ms(0.5), ms(0.99), ms(1.0), all.len())
+    format!(
+        "p50 {:.1} ms, p99 {:.1} ms, worst {:.1} ms, of {}",
+        ms(0.5),
+        ms(0.99),
+        ms(1.0),
+        all.len()
+    )
 }
 
 #[cfg(test)]

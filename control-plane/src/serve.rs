@@ -24,9 +24,11 @@ pub mod order;
 pub mod view;
 pub mod response;
 pub mod subscription;
+pub mod names;
 pub mod held;
 pub mod blame;
 pub mod message;
+pub mod grpc;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -9,10 +9,11 @@ use xds_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Resource a
 use xds_proto::resource::ResourceType;
 
 use crate::fleet::Moment;
-use crate::serve::response::{Draft, MAX_RESPONSE_BYTES, fitting};
+use crate::serve::order::waits_for_others;
+use crate::serve::response::{Draft, MAX_RESPONSE_BYTES, Resources, fitting};
 use crate::serve::subscription::{Change, Subscription};
 use crate::serve::view::View;
-use crate::snapshot::table::{Entry, TypeTable};
+use crate::snapshot::table::{Entry, Form, TypeTable};
 
 /// What a request is read against.
 #[derive(Debug)]
@@ -119,8 +120,32 @@ fn resume(
     }
 }
 
+/// What is due to a client that has all of the table before this one, found without a look at
+/// what did not change. `None`: that is not the case.
+pub fn step(subscription: &Subscription, table: &Arc<TypeTable>) -> Option<Option<Draft>> {
+    let is_plain = subscription.flights.is_empty()
+        && subscription.owed.is_empty()
+        && subscription.refused.is_empty()
+        && !subscription.must_answer
+        && !waits_for_others(subscription.kind);
+    let before = subscription.settled.as_ref().filter(|_| is_plain)?;
+    let set = table.set_since(before)?;
+    let covered = set.iter().filter(|entry| subscription.covers(&entry.name));
+    let entries: Vec<_> = covered.cloned().collect();
+    let count = entries.len();
+    let entries = fitting(entries);
+    if entries.len() < count {
+        return None;
+    }
+    let resources = Resources::of(&entries, table, Form::Wrapped);
+    let changes = entries.into_iter().map(Change::Set).collect();
+    let version = table.version().clone();
+    let draft = Draft { version, resources, removed: Vec::new(), changes, is_all: true };
+    Some((count > 0).then_some(draft))
+}
+
 /// The response that is due, if any.
-pub fn due(subscription: &Subscription, view: &View, table: &TypeTable) -> Option<Draft> {
+pub fn due(subscription: &Subscription, view: &View, table: &Arc<TypeTable>) -> Option<Draft> {
     let is_full = subscription.flights.is_empty() || subscription.must_answer;
     let changed = |entry: &&Arc<Entry>| {
         let is_owed = subscription.owed.contains(&entry.name);
@@ -133,12 +158,15 @@ pub fn due(subscription: &Subscription, view: &View, table: &TypeTable) -> Optio
         gone.extend(subscription.expected_names());
     }
     gone.retain(|name| view.get(name).is_none());
+    let due = (entries.len(), gone.len());
     let gone = fitting_names(gone);
     if entries.is_empty() && gone.is_empty() && !subscription.must_answer {
         return None;
     }
     let entries = fitting(entries);
-    let mut resources: Vec<Bytes> = entries.iter().map(|entry| entry.wrapped()).collect();
+    let mut resources = Resources::of(&entries, table, Form::Wrapped);
+    let waits = !is_full || view.is_held_back || view.has_gaps;
+    let is_all = !waits && due == (entries.len(), gone.len());
     let mut changes: Vec<Change> = entries.into_iter().map(Change::Set).collect();
     changes.extend(gone.iter().cloned().map(Change::Gone));
     changes.sort_by(|a, b| a.name().cmp(b.name()));
@@ -147,7 +175,7 @@ pub fn due(subscription: &Subscription, view: &View, table: &TypeTable) -> Optio
     };
     let (absent, removed): (Vec<_>, Vec<_>) = gone.into_iter().partition(is_absent);
     resources.extend(absent.iter().map(|name| absent_host(name, table)));
-    Some(Draft { version: table.version().clone(), resources, removed, changes })
+    Some(Draft { version: table.version().clone(), resources, removed, changes, is_all })
 }
 
 /// As many names as fit into one response. The rest follows after the ACK.

@@ -1,16 +1,11 @@
-//! Discovery responses whose resources are shared bytes: the wire format of Envoy's messages, without a copy per stream.
+//! Discovery responses without their resources, which follow encoded: the wire format of Envoy's messages.
 
-use bytes::Bytes;
-
-/// `envoy.service.discovery.v3.DiscoveryResponse`.
+/// `envoy.service.discovery.v3.DiscoveryResponse`, without `resources`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DiscoveryResponse {
     /// The version of all resources of the type.
     #[prost(string, tag = "1")]
     pub version_info: String,
-    /// Encoded `google.protobuf.Any`s.
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub resources: Vec<Bytes>,
     /// The type.
     #[prost(string, tag = "4")]
     pub type_url: String,
@@ -22,15 +17,12 @@ pub struct DiscoveryResponse {
     pub control_plane: Option<ControlPlane>,
 }
 
-/// `envoy.service.discovery.v3.DeltaDiscoveryResponse`.
+/// `envoy.service.discovery.v3.DeltaDiscoveryResponse`, without `resources`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeltaDiscoveryResponse {
     /// The version of all resources of the type; for people.
     #[prost(string, tag = "1")]
     pub system_version_info: String,
-    /// Encoded `envoy.service.discovery.v3.Resource`s.
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub resources: Vec<Bytes>,
     /// The type.
     #[prost(string, tag = "4")]
     pub type_url: String,
@@ -56,9 +48,18 @@ pub struct ControlPlane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::BytesMut;
     use prost::Message;
     use xds_proto::envoy::service::discovery::v3 as envoy;
     use xds_proto::google::protobuf::Any;
+
+    use crate::snapshot::table::{RESOURCES_TAG, put_field};
+
+    fn with_resource(head: &impl Message, resource: &impl Message) -> Vec<u8> {
+        let mut bytes = BytesMut::from(&*head.encode_to_vec());
+        put_field(RESOURCES_TAG, &resource.encode_to_vec(), &mut bytes);
+        bytes.to_vec()
+    }
 
     #[test]
     fn it_reads_as_envoys_messages() {
@@ -66,28 +67,28 @@ mod tests {
         let control_plane = Some(ControlPlane { identifier: "me".into() });
         let ours = DiscoveryResponse {
             version_info: "v".into(),
-            resources: vec![any.encode_to_vec().into()],
             type_url: "t".into(),
             nonce: "1".into(),
             control_plane: control_plane.clone(),
         };
-        let theirs = envoy::DiscoveryResponse::decode(&*ours.encode_to_vec()).unwrap();
+        let ours = with_resource(&ours, &any);
+        let theirs = envoy::DiscoveryResponse::decode(&*ours).unwrap();
         assert_eq!(theirs.resources, std::slice::from_ref(&any));
-        assert_eq!(theirs.encode_to_vec(), ours.encode_to_vec());
+        assert_eq!(theirs.encode_to_vec().len(), ours.len());
 
         let resource =
             envoy::Resource { name: "a".into(), resource: Some(any), ..Default::default() };
         let ours = DeltaDiscoveryResponse {
             system_version_info: "v".into(),
-            resources: vec![resource.encode_to_vec().into()],
             type_url: "t".into(),
             nonce: "1".into(),
             removed_resources: vec!["b".into()],
             control_plane,
         };
-        let theirs = envoy::DeltaDiscoveryResponse::decode(&*ours.encode_to_vec()).unwrap();
+        let ours = with_resource(&ours, &resource);
+        let theirs = envoy::DeltaDiscoveryResponse::decode(&*ours).unwrap();
         assert_eq!(theirs.resources, [resource]);
-        assert_eq!(theirs.encode_to_vec().len(), ours.encode_to_vec().len());
+        assert_eq!(theirs.encode_to_vec().len(), ours.len());
         assert_eq!(theirs.removed_resources, ["b"]);
     }
 }

@@ -129,17 +129,8 @@ impl<'a> Order<'a> {
 
     /// Whether a new or changed resource may go out.
     fn gate(&self, kind: ResourceType, entry: &Entry) -> Gate {
-        match kind {
-            ResourceType::Listener
-            | ResourceType::ScopedRoute
-            | ResourceType::Route
-            | ResourceType::VirtualHost => {}
-            ResourceType::Secret
-            | ResourceType::Cluster
-            | ResourceType::Endpoints
-            | ResourceType::LbEndpoint
-            | ResourceType::ExtensionConfig
-            | ResourceType::Runtime => return Gate::Open,
+        if !waits_for_others(kind) {
+            return Gate::Open;
         }
         entry.uses.iter().map(|used| self.gate_of_use(used)).max().unwrap_or(Gate::Open)
     }
@@ -294,6 +285,22 @@ impl<'a> Order<'a> {
 
     fn until(&self, deadline: Instant) -> Gate {
         if deadline > self.now { Gate::Until(deadline) } else { Gate::Open }
+    }
+}
+
+/// Whether a new or changed resource of this type waits for what it names.
+pub fn waits_for_others(kind: ResourceType) -> bool {
+    match kind {
+        ResourceType::Listener
+        | ResourceType::ScopedRoute
+        | ResourceType::Route
+        | ResourceType::VirtualHost => true,
+        ResourceType::Secret
+        | ResourceType::Cluster
+        | ResourceType::Endpoints
+        | ResourceType::LbEndpoint
+        | ResourceType::ExtensionConfig
+        | ResourceType::Runtime => false,
     }
 }
 

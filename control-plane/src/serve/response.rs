@@ -7,7 +7,7 @@ use xds_proto::resource::ResourceType;
 use xds_proto::version::Version;
 
 use crate::serve::subscription::Change;
-use crate::snapshot::table::Entry;
+use crate::snapshot::table::{Entry, Form, TypeTable, field_len};
 
 /// gRPC clients refuse messages above 4 MiB, and then reconnect in a loop.
 pub const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
@@ -21,11 +21,79 @@ pub struct Draft {
     /// The version of the whole type.
     pub version: Version,
     /// Encoded resources, in the form of the protocol.
-    pub resources: Vec<Bytes>,
+    pub resources: Resources,
     /// The names of what is gone. Delta only.
     pub removed: Vec<Arc<str>>,
     /// What the client will hold after it, sorted by name.
     pub changes: Vec<Change>,
+    /// With it the client has all that the table has for it.
+    pub is_all: bool,
+}
+
+/// Encoded resources.
+#[derive(Debug, Clone)]
+pub enum Resources {
+    /// All of a table, in this form.
+    Whole(Arc<TypeTable>, Form),
+    /// Some.
+    Some(Vec<Bytes>),
+}
+
+impl Resources {
+    /// These entries, which may be all of `table`.
+    pub fn of(entries: &[Arc<Entry>], table: &Arc<TypeTable>, form: Form) -> Self {
+        let all = table.entries();
+        let is_whole = !all.is_empty()
+            && all.len() == entries.len()
+            && all.iter().zip(entries).all(|(a, b)| Arc::ptr_eq(a, b));
+        if is_whole {
+            Self::Whole(table.clone(), form)
+        } else {
+            Self::Some(entries.iter().map(|entry| entry.in_form(form)).collect())
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Whole(table, _) => table.entries().len(),
+            Self::Some(resources) => resources.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How long they are in a response.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Whole(table, form) => table.whole(*form).len(),
+            Self::Some(resources) => {
+                resources.iter().map(|resource| field_len(2, resource.len())).sum()
+            }
+        }
+    }
+
+    /// Adds some that are in no table.
+    pub fn extend(&mut self, more: impl ExactSizeIterator<Item = Bytes>) {
+        if more.len() > 0 {
+            let mut all = self.each();
+            all.extend(more);
+            *self = Self::Some(all);
+        }
+    }
+
+    /// One by one.
+    pub fn each(&self) -> Vec<Bytes> {
+        match self {
+            Self::Whole(table, form) => {
+                table.entries().iter().map(|entry| entry.in_form(*form)).collect()
+            }
+            Self::Some(resources) => resources.clone(),
+        }
+    }
 }
 
 /// A response, ready to be sent.
@@ -38,7 +106,7 @@ pub struct Response {
     /// The version of the whole type.
     pub version: Version,
     /// Encoded resources, in the form of the protocol.
-    pub resources: Vec<Bytes>,
+    pub resources: Resources,
     /// The names of what is gone. Delta only.
     pub removed: Vec<Arc<str>>,
 }
@@ -47,7 +115,7 @@ impl Response {
     /// Roughly how long it is on the wire.
     pub fn bytes(&self) -> usize {
         let removed: usize = self.removed.iter().map(|name| name.len() + 4).sum();
-        self.resources.iter().map(|resource| resource.len() + 6).sum::<usize>() + removed + 256
+        self.resources.bytes() + removed + 256
     }
 }
 

@@ -1,26 +1,27 @@
 //! Which path leads to which protocol and type, as a service that `tonic` serves.
 
 use std::convert::Infallible;
-use std::fmt;
-use std::future::{Future, ready};
-use std::pin::Pin;
+use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
-use tonic::server::{Grpc, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
-use tonic_prost::ProstCodec;
 use xds_proto::resource::ResourceType;
 
+use crate::serve::grpc::{Requests, Responses};
 use crate::serve::order::Protocol;
 use crate::serve::stream::{Delta, Shared, Sotw, Stream, Wire};
 
 /// One response waits while another is on the wire: what comes later is merged into the next.
 const OUTBOUND_RESPONSES: usize = 1;
+
+/// The type of every body.
+const GRPC: &str = "application/grpc";
 
 /// A client that resumes names every resource it has, with its version.
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
@@ -142,63 +143,35 @@ impl Discovery {
         Self { shared, tasks }
     }
 
-    fn opening<W: Wire>(&self, only: Option<ResourceType>) -> Opening<W> {
-        Opening { discovery: self.clone(), only, wire: std::marker::PhantomData }
+    fn open<W: Wire>(
+        &self,
+        only: Option<ResourceType>,
+        request: http::Request<Body>,
+    ) -> http::Response<Body> {
+        let (outbound, responses) = mpsc::channel(OUTBOUND_RESPONSES);
+        let requests = Requests::new(request.into_body(), MAX_REQUEST_BYTES);
+        self.tasks.spawn(Stream::<W>::new(self.shared.clone(), only, requests, outbound).run());
+        let mut response = http::Response::new(Body::new(Responses::new(responses)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
+        response
     }
 }
-
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl Service<http::Request<Body>> for Discovery {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = Ready<Result<http::Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        match ROUTES.iter().find(|(known, ..)| *known == path) {
-            Some((_, Protocol::Sotw, only)) => self.opening::<Sotw>(*only).open(request),
-            Some((_, Protocol::Delta, only)) => self.opening::<Delta>(*only).open(request),
-            None => Box::pin(ready(Ok(Status::unimplemented("no such method").into_http()))),
-        }
-    }
-}
-
-/// Opens streams of one protocol and type.
-struct Opening<W> {
-    discovery: Discovery,
-    only: Option<ResourceType>,
-    wire: std::marker::PhantomData<W>,
-}
-
-impl<W> fmt::Debug for Opening<W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opening").field("only", &self.only).finish_non_exhaustive()
-    }
-}
-
-impl<W: Wire> Opening<W> {
-    fn open(self, request: http::Request<Body>) -> Answer {
-        let codec = ProstCodec::<W::Response, W::Request>::default();
-        let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_BYTES);
-        Box::pin(async move { Ok(grpc.streaming(self, request).await) })
-    }
-}
-
-impl<W: Wire> StreamingService<W::Request> for Opening<W> {
-    type Response = W::Response;
-    type ResponseStream = ReceiverStream<Result<W::Response, Status>>;
-    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<W::Request>>) -> Self::Future {
-        let (outbound, responses) = mpsc::channel(OUTBOUND_RESPONSES);
-        let Discovery { shared, tasks } = self.discovery.clone();
-        let stream = Stream::<W>::new(shared, self.only, request.into_inner(), outbound);
-        tasks.spawn(stream.run());
-        ready(Ok(Response::new(ReceiverStream::new(responses))))
+        ready(Ok(match ROUTES.iter().find(|(known, ..)| *known == path) {
+            Some((_, Protocol::Sotw, only)) => self.open::<Sotw>(*only, request),
+            Some((_, Protocol::Delta, only)) => self.open::<Delta>(*only, request),
+            None => Status::unimplemented("no such method").into_http(),
+        }))
     }
 }

@@ -97,7 +97,7 @@ impl Session {
         let published = self.published.clone()?;
         for kind in ResourceType::ALL {
             if let Some(draft) = self.draft(kind, &published, now) {
-                return Some(self.depart(kind, draft, now));
+                return Some(self.depart(published.snapshot.kind(kind), draft, (kind, now)));
             }
         }
         self.note_standing(&published, now);
@@ -139,6 +139,16 @@ impl Session {
         if !is_free && !subscription.is_asked && !subscription.must_answer {
             return None;
         }
+        if self.protocol == Protocol::Delta
+            && let Some(step) = delta::step(subscription, table)
+        {
+            if step.is_none() {
+                let subscription = self.subscriptions.get_mut(kind.index())?.as_mut()?;
+                subscription.is_asked = false;
+                subscription.settle(table);
+            }
+            return step;
+        }
         let manner = (self.protocol, self.is_aggregated);
         let order = Order::new(&self.subscriptions, &published.snapshot, manner, now);
         let view = order.view(subscription);
@@ -151,14 +161,19 @@ impl Session {
         if draft.is_none() {
             let waits = view.is_held_back || view.has_gaps || !subscription.flights.is_empty();
             if !waits && subscription.owed.is_empty() {
-                subscription.settled = Some(table.clone());
+                subscription.settle(table);
             }
             self.wake = [self.wake, view.wake].into_iter().flatten().min();
         }
         draft
     }
 
-    fn depart(&mut self, kind: ResourceType, draft: Draft, now: Instant) -> Response {
+    fn depart(
+        &mut self,
+        table: &Arc<TypeTable>,
+        draft: Draft,
+        (kind, now): (ResourceType, Instant),
+    ) -> Response {
         if kind == ResourceType::Cluster {
             self.warm(&draft.changes);
         }
@@ -169,14 +184,15 @@ impl Session {
                 self.rewarm.remove(change.name());
             }
         }
-        let Draft { version, resources, removed, changes } = draft;
+        let Draft { version, resources, removed, changes, is_all } = draft;
+        let completes = is_all.then(|| table.clone());
         if let Some(subscription) =
             self.subscriptions.get_mut(kind.index()).and_then(Option::as_mut)
         {
             subscription.must_answer = false;
             subscription.is_resumed = false;
-            let flight =
-                Flight { nonce: nonce.clone(), version: version.clone(), sent_at: now, changes };
+            let (nonce, version) = (nonce.clone(), version.clone());
+            let flight = Flight { nonce, version, sent_at: now, changes, completes };
             subscription.depart(flight);
         }
         Response { kind, nonce, version, resources, removed }

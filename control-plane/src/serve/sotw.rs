@@ -1,6 +1,6 @@
 //! State of the world: pure steps from a request, or from what is published, to the next response.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use xds_proto::envoy::service::discovery::v3::DiscoveryRequest;
@@ -8,10 +8,11 @@ use xds_proto::version::Version;
 
 use crate::fleet::Moment;
 use crate::serve::held::Held;
-use crate::serve::response::{Draft, fitting};
+use crate::serve::names::Names;
+use crate::serve::response::{Draft, Resources, fitting};
 use crate::serve::subscription::{Change, Flight, Subscription};
 use crate::serve::view::View;
-use crate::snapshot::table::{Entry, TypeTable, version_of};
+use crate::snapshot::table::{Entry, Form, TypeTable, version_of};
 
 /// Takes in a request. `is_first`: the first one for this type on this stream.
 pub fn request(
@@ -47,7 +48,8 @@ pub fn request(
 
 /// A name that a stale list lacks was dropped: if the next list has it again, it is sent again.
 fn doubt(subscription: &mut Subscription, names: &[String]) {
-    let dropped = subscription.names.iter().filter(|name| !names.iter().any(|n| **n == ***name));
+    let named: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let dropped = subscription.names.iter().filter(|name| !named.contains(&***name));
     let dropped: Vec<_> = dropped.cloned().collect();
     subscription.owed.extend(dropped);
 }
@@ -75,7 +77,7 @@ fn name(subscription: &mut Subscription, names: &[String]) -> bool {
     subscription.is_wildcard = names.iter().any(|name| name == "*")
         || (names.is_empty() && kind.is_wildcard_by_default() && !subscription.was_named);
     subscription.was_named |= !names.is_empty();
-    let mut next: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut next = Names::default();
     let mut is_new = subscription.is_wildcard && !was_wildcard;
     for name in names.iter().filter(|name| *name != "*") {
         match subscription.names.get(name.as_str()) {
@@ -84,9 +86,9 @@ fn name(subscription: &mut Subscription, names: &[String]) -> bool {
                 let name: Arc<str> = name.as_str().into();
                 is_new = true;
                 subscription.owed.insert(name.clone());
-                next.insert(name)
+                next.insert(name);
             }
-        };
+        }
     }
     subscription.names = next;
     subscription.forget_uncovered();
@@ -95,11 +97,11 @@ fn name(subscription: &mut Subscription, names: &[String]) -> bool {
 
 /// A client that comes back and has accepted exactly what is published needs nothing. That is
 /// only certain for one that wants everything, and of a type whose responses are complete.
-pub fn recognize(subscription: &mut Subscription, table: &TypeTable) {
+pub fn recognize(subscription: &mut Subscription, table: &Arc<TypeTable>) {
     let Some(claimed) = subscription.claims.take() else { return };
     let is_whole = subscription.kind.is_complete_in_sotw() && is_pure_wildcard(subscription);
     if is_whole && claimed == *table.version() {
-        subscription.held = Held::from(table.entries());
+        subscription.held = Held::from(table.clone());
         subscription.acked = Some(claimed);
         subscription.must_answer = false;
         subscription.is_resumed = false;
@@ -111,7 +113,7 @@ fn is_pure_wildcard(subscription: &Subscription) -> bool {
 }
 
 /// The response that is due, if any.
-pub fn due(subscription: &mut Subscription, view: &View, table: &TypeTable) -> Option<Draft> {
+pub fn due(subscription: &mut Subscription, view: &View, table: &Arc<TypeTable>) -> Option<Draft> {
     if subscription.kind.is_complete_in_sotw() {
         due_whole(subscription, view, table)
     } else {
@@ -120,7 +122,7 @@ pub fn due(subscription: &mut Subscription, view: &View, table: &TypeTable) -> O
 }
 
 /// Listeners and clusters: a response holds everything, and what is missing is gone.
-fn due_whole(subscription: &Subscription, view: &View, table: &TypeTable) -> Option<Draft> {
+fn due_whole(subscription: &Subscription, view: &View, table: &Arc<TypeTable>) -> Option<Draft> {
     if subscription.is_resumed && view.has_gaps {
         // The client may hold what we would leave out.
         return None;
@@ -151,12 +153,12 @@ fn due_whole(subscription: &Subscription, view: &View, table: &TypeTable) -> Opt
     let mut changes: Vec<Change> = gone.into_iter().map(Change::Gone).collect();
     changes.extend(whole.iter().filter(|entry| changed(entry)).cloned().map(Change::Set));
     changes.sort_by(|a, b| a.name().cmp(b.name()));
-    let resources = whole.iter().map(|entry| entry.any()).collect();
-    Some(Draft { version, resources, removed: Vec::new(), changes })
+    let resources = Resources::of(&whole, table, Form::Any);
+    Some(Draft { version, resources, removed: Vec::new(), changes, is_all: false })
 }
 
 /// All other types: a response holds what changed, and says nothing about the rest.
-fn due_part(subscription: &mut Subscription, view: &View, table: &TypeTable) -> Option<Draft> {
+fn due_part(subscription: &mut Subscription, view: &View, table: &Arc<TypeTable>) -> Option<Draft> {
     let is_full = subscription.flights.is_empty() || subscription.must_answer;
     let changed = |entry: &&Arc<Entry>| {
         let is_owed = subscription.owed.contains(&entry.name);
@@ -176,9 +178,10 @@ fn due_part(subscription: &mut Subscription, view: &View, table: &TypeTable) -> 
         return None;
     }
     let entries = fitting(entries);
-    let resources = entries.iter().map(|entry| entry.any()).collect();
+    let resources = Resources::of(&entries, table, Form::Any);
     let changes = entries.into_iter().map(Change::Set).collect();
-    Some(Draft { version: table.version().clone(), resources, removed: Vec::new(), changes })
+    let version = table.version().clone();
+    Some(Draft { version, resources, removed: Vec::new(), changes, is_all: false })
 }
 
 #[cfg(test)]

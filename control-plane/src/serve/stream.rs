@@ -1,6 +1,7 @@
 //! The life of one stream: requests in, responses out, one task, no lock held across a wait.
 
 use std::fmt::{self, Debug};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 use tracing::{debug, info, warn};
 use xds_proto::envoy::config::core::v3::Node;
 use xds_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
@@ -17,6 +18,7 @@ use xds_proto::resource::ResourceType;
 
 use crate::fleet::identity::Identity;
 use crate::fleet::{Connection, Fleet, Moment, STALE_AFTER};
+use crate::serve::grpc::{Pieces, Requests};
 use crate::serve::message::{ControlPlane, DeltaDiscoveryResponse, DiscoveryResponse};
 use crate::serve::order::Protocol;
 use crate::serve::response::{MAX_RESPONSE_BYTES, Response};
@@ -31,8 +33,6 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 pub trait Wire: Send + Sync + 'static {
     /// What the client sends.
     type Request: Message + Default + Debug + 'static;
-    /// What it gets.
-    type Response: Message + Default + Debug + 'static;
     /// Which of the two protocols this is.
     const PROTOCOL: Protocol;
 
@@ -45,7 +45,7 @@ pub trait Wire: Send + Sync + 'static {
     /// Hands the request to the session.
     fn step(session: &mut Session, kind: ResourceType, request: &Self::Request, now: Moment);
     /// Makes a message of a response.
-    fn message(response: Response, identifier: &str) -> Self::Response;
+    fn message(response: Response, identifier: &str) -> Pieces;
 }
 
 /// State of the world.
@@ -58,7 +58,6 @@ pub struct Delta;
 
 impl Wire for Sotw {
     type Request = DiscoveryRequest;
-    type Response = DiscoveryResponse;
     const PROTOCOL: Protocol = Protocol::Sotw;
 
     fn node(request: &DiscoveryRequest) -> Option<&Node> {
@@ -77,20 +76,19 @@ impl Wire for Sotw {
         session.sotw(kind, request, now);
     }
 
-    fn message(response: Response, identifier: &str) -> DiscoveryResponse {
-        DiscoveryResponse {
+    fn message(response: Response, identifier: &str) -> Pieces {
+        let head = DiscoveryResponse {
             version_info: response.version.to_string(),
-            resources: response.resources,
             type_url: response.kind.type_url().to_owned(),
             nonce: response.nonce,
             control_plane: Some(ControlPlane { identifier: identifier.to_owned() }),
-        }
+        };
+        Pieces::new(&head, &response.resources)
     }
 }
 
 impl Wire for Delta {
     type Request = DeltaDiscoveryRequest;
-    type Response = DeltaDiscoveryResponse;
     const PROTOCOL: Protocol = Protocol::Delta;
 
     fn node(request: &DeltaDiscoveryRequest) -> Option<&Node> {
@@ -114,15 +112,15 @@ impl Wire for Delta {
         session.delta(kind, request, now);
     }
 
-    fn message(response: Response, identifier: &str) -> DeltaDiscoveryResponse {
-        DeltaDiscoveryResponse {
+    fn message(response: Response, identifier: &str) -> Pieces {
+        let head = DeltaDiscoveryResponse {
             system_version_info: response.version.to_string(),
-            resources: response.resources,
             type_url: response.kind.type_url().to_owned(),
             nonce: response.nonce,
             removed_resources: response.removed.iter().map(ToString::to_string).collect(),
             control_plane: Some(ControlPlane { identifier: identifier.to_owned() }),
-        }
+        };
+        Pieces::new(&head, &response.resources)
     }
 }
 
@@ -144,10 +142,11 @@ pub struct Stream<W: Wire> {
     shared: Shared,
     /// The one type of a per-type service. `None` on an aggregated stream.
     only: Option<ResourceType>,
-    inbound: Streaming<W::Request>,
-    outbound: mpsc::Sender<Result<W::Response, Status>>,
+    inbound: Requests,
+    outbound: mpsc::Sender<Result<Pieces, Status>>,
     session: Session,
     peer: Option<Peer>,
+    wire: PhantomData<fn() -> W>,
 }
 
 /// Who is at the other end, once it said so.
@@ -168,11 +167,11 @@ impl<W: Wire> Stream<W> {
     pub fn new(
         shared: Shared,
         only: Option<ResourceType>,
-        inbound: Streaming<W::Request>,
-        outbound: mpsc::Sender<Result<W::Response, Status>>,
+        inbound: Requests,
+        outbound: mpsc::Sender<Result<Pieces, Status>>,
     ) -> Self {
         let session = Session::new(W::PROTOCOL, only.is_none());
-        Self { shared, only, inbound, outbound, session, peer: None }
+        Self { shared, only, inbound, outbound, session, peer: None, wire: PhantomData }
     }
 
     /// Serves the stream until either side ends it.
@@ -318,7 +317,7 @@ impl<W: Wire> Stream<W> {
         self.peer.as_ref().map_or("", |peer| &*peer.identity.node)
     }
 
-    fn message(&self, response: Response) -> W::Response {
+    fn message(&self, response: Response) -> Pieces {
         let (node, type_url) = (self.node(), response.kind.type_url());
         let bytes = response.bytes();
         if bytes > MAX_RESPONSE_BYTES {

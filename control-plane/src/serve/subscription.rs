@@ -12,6 +12,7 @@ use crate::fleet::Moment;
 use crate::fleet::report::Nack;
 use crate::serve::blame;
 use crate::serve::held::Held;
+use crate::serve::names::Names;
 use crate::snapshot::table::{Entry, TypeTable};
 
 /// How long order waits for an answer. A client that does not answer must not hold up the rest.
@@ -27,7 +28,7 @@ pub struct Subscription {
     /// A name was sent on this stream, so that an empty list no longer means everything.
     pub was_named: bool,
     /// What it asked for by name.
-    pub names: BTreeSet<Arc<str>>,
+    pub names: Names,
     /// What it holds: all that it ACKed.
     pub held: Held,
     /// The responses that it has not answered, oldest first.
@@ -70,6 +71,8 @@ pub struct Flight {
     pub sent_at: Instant,
     /// What it changes, sorted by name.
     pub changes: Vec<Change>,
+    /// The table of which nothing is left to send after it.
+    pub completes: Option<Arc<TypeTable>>,
 }
 
 /// One change that a response brings.
@@ -110,7 +113,7 @@ impl Subscription {
             kind,
             is_wildcard: false,
             was_named: false,
-            names: BTreeSet::new(),
+            names: Names::default(),
             held: Held::default(),
             flights: VecDeque::new(),
             owed: BTreeSet::new(),
@@ -205,6 +208,17 @@ impl Subscription {
         self.acked_at = Some(now.instant);
         self.settled = None;
         self.clear_nack();
+        let is_done = self.flights.is_empty() && self.owed.is_empty() && self.refused.is_empty();
+        if let Some(table) = flight.completes.filter(|_| is_done) {
+            self.settle(&table);
+        }
+    }
+
+    /// Notes that nothing of this table is left to send.
+    pub fn settle(&mut self, table: &Arc<TypeTable>) {
+        self.held.share(table);
+        self.names.share(table.names());
+        self.settled = Some(table.clone());
     }
 
     /// The client refused a response. What its text does not blame, it took: clients apply the

@@ -244,16 +244,17 @@ impl Talk {
     fn got(&self, sent: Response) -> Got {
         let resources: Vec<(String, Option<String>)> = sent
             .resources
-            .iter()
+            .each()
+            .into_iter()
             .map(|bytes| match self.protocol {
                 Protocol::Sotw => {
-                    let any = Any::decode(bytes.clone()).unwrap();
+                    let any = Any::decode(bytes).unwrap();
                     let name = name_of(&any.value).unwrap();
                     let read = Resource::from_bytes(&any.type_url, &any.value).unwrap();
                     (name.to_string(), Some(read.version.to_string()))
                 }
                 Protocol::Delta => {
-                    let wrapped = Wrapped::decode(bytes.clone()).unwrap();
+                    let wrapped = Wrapped::decode(bytes).unwrap();
                     (wrapped.name, wrapped.resource.map(|_| wrapped.version))
                 }
             })

@@ -1,6 +1,6 @@
 //! The resources of one type, sorted by name, each encoded once for every stream.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -12,15 +12,37 @@ use xds_proto::version::Version;
 use crate::snapshot::references::{self, Use};
 
 /// The resources of one type.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct TypeTable {
     entries: Box<[Arc<Entry>]>,
     version: Version,
+    /// The same for every table with the same names that follows.
+    names: Arc<[Arc<str>]>,
+    step: Option<Step>,
+    /// All resources as fields of a response, for the streams that begin with nothing.
+    whole: [OnceLock<Bytes>; 2],
+}
+
+/// What differs from the table before.
+#[derive(Debug)]
+struct Step {
+    before: Weak<TypeTable>,
+    /// What is new or has changed.
+    set: Box<[Arc<Entry>]>,
+}
+
+/// In which of the two forms responses hold resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As `google.protobuf.Any`, for state-of-the-world responses.
+    Any,
+    /// As `envoy.service.discovery.v3.Resource`, for incremental ones.
+    Wrapped,
 }
 
 impl Default for TypeTable {
     fn default() -> Self {
-        Self { entries: Box::default(), version: Version::of_set([]) }
+        Self::new(Box::default(), Arc::default(), None)
     }
 }
 
@@ -39,14 +61,56 @@ impl TypeTable {
             .into_iter()
             .map(|resource| unchanged(&resource).unwrap_or_else(|| Arc::new(Entry::new(resource))))
             .collect();
-        let same = entries.len() == previous.entries.len()
-            && entries.iter().zip(&previous.entries).all(|(a, b)| Arc::ptr_eq(a, b));
-        if same { previous.clone() } else { Arc::new(Self::from_entries(entries)) }
+        let is_known = |entry: &&Arc<Entry>| {
+            previous.get(&entry.name).is_some_and(|known| Arc::ptr_eq(known, entry))
+        };
+        let set: Box<[_]> = entries.iter().filter(|entry| !is_known(entry)).cloned().collect();
+        if set.is_empty() && entries.len() == previous.entries.len() {
+            return previous.clone();
+        }
+        let names = entries.iter().map(|entry| &entry.name);
+        let names = if names.clone().eq(previous.names.iter()) {
+            previous.names.clone()
+        } else {
+            names.cloned().collect()
+        };
+        let keeps_all = previous
+            .names
+            .iter()
+            .all(|name| entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok());
+        let step = keeps_all.then(|| Step { before: Arc::downgrade(previous), set });
+        Arc::new(Self::new(entries, names, step))
     }
 
-    fn from_entries(entries: Box<[Arc<Entry>]>) -> Self {
+    fn new(entries: Box<[Arc<Entry>]>, names: Arc<[Arc<str>]>, step: Option<Step>) -> Self {
         let version = version_of(&entries);
-        Self { entries, version }
+        Self { entries, version, names, step, whole: Default::default() }
+    }
+
+    /// What is new or has changed since `before`, sorted by name, where that is the table before
+    /// this one and nothing of it is gone.
+    pub fn set_since(&self, before: &Arc<Self>) -> Option<&[Arc<Entry>]> {
+        let step = self.step.as_ref()?;
+        std::ptr::eq(step.before.as_ptr(), Arc::as_ptr(before)).then_some(&*step.set)
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> &Arc<[Arc<str>]> {
+        &self.names
+    }
+
+    /// All resources, as the fields of a response that hold them. Encoded once.
+    pub fn whole(&self, form: Form) -> &Bytes {
+        self.whole[form as usize].get_or_init(|| {
+            let bytes = self.entries.iter().map(|entry| entry.in_form(form));
+            let mut whole = BytesMut::with_capacity(
+                bytes.clone().map(|bytes| field_len(RESOURCES_TAG, bytes.len())).sum(),
+            );
+            for bytes in bytes {
+                put_field(RESOURCES_TAG, &bytes, &mut whole);
+            }
+            whole.freeze()
+        })
     }
 
     /// The resource of this name.
@@ -65,6 +129,9 @@ impl TypeTable {
         &self.version
     }
 }
+
+/// The field of both kinds of response that holds the resources.
+pub const RESOURCES_TAG: u32 = 2;
 
 /// The version of resources that are sorted by name.
 pub fn version_of(entries: &[Arc<Entry>]) -> Version {
@@ -144,6 +211,14 @@ impl Entry {
         self.wrapped.slice(self.any_at..)
     }
 
+    /// In the form that responses of a protocol hold it.
+    pub fn in_form(&self, form: Form) -> Bytes {
+        match form {
+            Form::Any => self.any(),
+            Form::Wrapped => self.wrapped(),
+        }
+    }
+
     /// The encoded resource itself.
     pub fn body(&self) -> Bytes {
         self.wrapped.slice(self.body_at..)
@@ -160,11 +235,13 @@ fn aliases(resource: &Resource) -> Vec<String> {
     host.domains.iter().map(|domain| format!("{table}/{domain}")).collect()
 }
 
-fn field_len(tag: u32, len: usize) -> usize {
+/// How long a length-delimited field is on the wire.
+pub fn field_len(tag: u32, len: usize) -> usize {
     encoding::key_len(tag) + encoding::encoded_len_varint(len as u64) + len
 }
 
-fn put_field(tag: u32, bytes: &[u8], out: &mut BytesMut) {
+/// Encodes a length-delimited field.
+pub fn put_field(tag: u32, bytes: &[u8], out: &mut BytesMut) {
     encoding::encode_key(tag, WireType::LengthDelimited, out);
     encoding::encode_varint(bytes.len() as u64, out);
     out.put_slice(bytes);
@@ -199,6 +276,38 @@ mod tests {
         let entry = Entry::new(Resource::pack(&host).unwrap());
         let wrapped = Wrapped::decode(entry.wrapped()).unwrap();
         assert_eq!(wrapped.aliases, ["routes/a.test", "routes/b.test"]);
+    }
+
+    #[test]
+    fn a_table_knows_what_differs_from_the_one_before() {
+        let cluster = |name: &str, alt: &str| {
+            let message =
+                Cluster { name: name.into(), alt_stat_name: alt.into(), ..Default::default() };
+            Resource::pack(&message).unwrap()
+        };
+        let first = TypeTable::next(&Arc::default(), vec![cluster("a", ""), cluster("b", "")]);
+        let second = TypeTable::next(&first, vec![cluster("a", ""), cluster("b", "x")]);
+        let set = second.set_since(&first).unwrap();
+        assert_eq!(set.iter().map(|entry| &*entry.name).collect::<Vec<_>>(), ["b"]);
+        assert!(Arc::ptr_eq(first.names(), second.names()));
+        let third = TypeTable::next(&second, vec![cluster("b", "x")]);
+        assert!(third.set_since(&second).is_none(), "something is gone");
+        assert!(third.set_since(&first).is_none(), "another table stands between");
+        assert_eq!(third.names().len(), 1);
+    }
+
+    #[test]
+    fn the_whole_table_reads_as_the_resources_of_a_response() {
+        use xds_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
+        let names = ["a", "b"].map(|name| {
+            Resource::pack(&Cluster { name: name.into(), ..Default::default() }).unwrap()
+        });
+        let table = TypeTable::next(&Arc::default(), names.to_vec());
+        let sotw = DiscoveryResponse::decode(table.whole(Form::Any).clone()).unwrap();
+        assert_eq!(sotw.resources, names.clone().map(|resource| resource.to_any()));
+        let delta = DeltaDiscoveryResponse::decode(table.whole(Form::Wrapped).clone()).unwrap();
+        let read: Vec<_> = delta.resources.iter().map(|resource| resource.name.as_str()).collect();
+        assert_eq!(read, ["a", "b"]);
     }
 
     #[test]
