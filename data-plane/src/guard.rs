@@ -4,6 +4,7 @@
 //! whatever version it came in.
 
 pub mod path;
+mod host;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE,
@@ -12,7 +13,8 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request, response};
 
 use self::path::Canonical;
-use crate::listener::http::{HostOptions, HttpOptions, StripPort, Underscores};
+use crate::framing::Violation;
+use crate::listener::http::{HttpOptions, Underscores};
 use crate::telemetry::why::Why;
 
 /// A request that is not served, and what the client is told.
@@ -20,12 +22,40 @@ use crate::telemetry::why::Why;
 pub enum Refused {
     /// An answer by reason.
     Why(Why),
-    /// An answer of another status.
-    Status(StatusCode),
+    /// An answer by reason, of which more is to be told as `%RESPONSE_CODE_DETAILS%`.
+    Detail(Why, &'static str),
+    /// An answer of another status, without a body; and its details.
+    Status(StatusCode, &'static str),
     /// The client is sent to the canonical path.
     Redirect(HeaderValue),
     /// The client's address is not known; an answer of this status.
     NoClient(StatusCode),
+}
+
+impl From<Violation> for Refused {
+    fn from(violation: Violation) -> Self {
+        let bad = |details| Self::Detail(Why::BadRequest, details);
+        match violation {
+            Violation::Line
+            | Violation::LineEnd
+            | Violation::Method
+            | Violation::Length
+            | Violation::LengthWithoutBody
+            | Violation::Chunk
+            | Violation::Trailers
+            | Violation::Surplus => Self::Why(Why::BadRequest),
+            Violation::Character => bad("http1.invalid_characters"),
+            Violation::Target => bad("http1.invalid_url"),
+            Violation::Scheme => bad("http1.invalid_scheme"),
+            Violation::Encoding => bad("http1.invalid_transfer_encoding"),
+            Violation::LengthAndEncoding => bad("http1.content_length_and_chunked_not_allowed"),
+            Violation::Version => Self::Why(Why::UnknownVersion),
+            Violation::FieldCount => Self::Detail(Why::HeadersTooLarge, "http1.too_many_headers"),
+            Violation::HeadSize => Self::Detail(Why::HeadersTooLarge, "http1.headers_too_large"),
+            Violation::TargetSize => Self::Why(Why::TargetTooLong),
+            Violation::Timeout => Self::Why(Why::HeaderTimeout),
+        }
+    }
 }
 
 /// What a request asks for beyond an answer.
@@ -60,7 +90,7 @@ pub fn request(
     underscores(&mut head.headers, options.underscores)?;
     let upgrade = upgrade(&head.headers, head.version);
     drop_hop_by_hop(&mut head.headers);
-    authority(head, options, local_port)?;
+    host::settle(head, options, local_port)?;
     target(head, options)?;
     join_cookies(&mut head.headers);
     Ok(Asks { upgrade })
@@ -108,7 +138,7 @@ fn is_number(value: &HeaderValue) -> bool {
 fn expectation(headers: &mut HeaderMap) -> Result<(), Refused> {
     match headers.remove(EXPECT) {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-            Err(Refused::Status(StatusCode::EXPECTATION_FAILED))
+            Err(Refused::Status(StatusCode::EXPECTATION_FAILED, "expectation_failed"))
         }
         _ => Ok(()),
     }
@@ -197,81 +227,6 @@ fn is_protected(name: &HeaderName) -> bool {
         || name.starts_with("x-weighlock-")
 }
 
-/// Leaves one `host` header, valid and as the options want it.
-fn authority(
-    head: &mut request::Parts,
-    options: &HttpOptions,
-    local_port: u16,
-) -> Result<(), Refused> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let header = hosts.next();
-    if hosts.next().is_some() {
-        return Err(Refused::Why(Why::BadRequest));
-    }
-    let uri = head.uri.authority().map(http::uri::Authority::as_str);
-    let host = match (uri, header) {
-        // RFC 9112 section 3.2.2: the absolute form decides. RFC 9113 section 8.3.1: two that
-        // differ are malformed.
-        (Some(uri), Some(header)) if head.version == Version::HTTP_2 => {
-            if !uri.as_bytes().eq_ignore_ascii_case(header.as_bytes()) {
-                return Err(Refused::Why(Why::BadRequest));
-            }
-            uri
-        }
-        (Some(uri), _) => uri,
-        (None, Some(header)) => header.to_str().map_err(|_| Refused::Why(Why::BadRequest))?,
-        (None, None) => return Err(Refused::Why(Why::BadRequest)),
-    };
-    if !is_authority(host) {
-        return Err(Refused::Why(Why::BadRequest));
-    }
-    let stripped = strip(host, options.host, local_port);
-    if header.is_none_or(|header| header.as_bytes() != stripped.as_bytes()) {
-        let value = HeaderValue::from_str(stripped).map_err(|_| Refused::Why(Why::BadRequest))?;
-        head.headers.insert(HOST, value);
-    }
-    Ok(())
-}
-
-/// Whether this is a host with or without a port, and nothing else (RFC 3986 section 3.2.2).
-fn is_authority(text: &str) -> bool {
-    let (host, port) = split_port(text);
-    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok() && !port.starts_with('+'));
-    let is_host = match host.strip_prefix('[') {
-        Some(v6) => v6.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
-        None => {
-            !host.is_empty()
-                && host
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte))
-        }
-    };
-    is_host && is_port
-}
-
-/// The host, and the port where there is one.
-fn split_port(authority: &str) -> (&str, Option<&str>) {
-    let after_v6 = authority.rfind(']').unwrap_or(0);
-    match authority[after_v6..].rfind(':') {
-        Some(colon) => {
-            let (host, port) = authority.split_at(after_v6 + colon);
-            (host, port.get(1..))
-        }
-        None => (authority, None),
-    }
-}
-
-fn strip(authority: &str, options: HostOptions, local_port: u16) -> &str {
-    let (host, port) = split_port(authority);
-    let strips_port = match options.strip_port {
-        StripPort::No => false,
-        StripPort::Matching => port.and_then(|port| port.parse().ok()) == Some(local_port),
-        StripPort::Any => true,
-    };
-    let kept = if strips_port || port.is_none() { host } else { authority };
-    if options.strip_trailing_dot { kept.strip_suffix('.').unwrap_or(kept) } else { kept }
-}
-
 /// Leaves the canonical path and query as the URI.
 fn target(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refused> {
     let before = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -285,7 +240,7 @@ fn target(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refuse
     } else {
         // Envoy gives such a refusal no body.
         path::canonical(before, options.path)
-            .map_err(|_| Refused::Status(StatusCode::BAD_REQUEST))?
+            .map_err(|_| Refused::Status(StatusCode::BAD_REQUEST, "path_normalization_failed"))?
     };
     match canonical {
         Canonical::Redirect(to) => {
@@ -376,7 +331,6 @@ mod tests {
     fn what_breaks_framing_or_host_is_refused() {
         let host = ("host", "a.test");
         for (line, headers) in [
-            ("GET /", vec![]),
             ("GET /", vec![host, host]),
             ("GET /", vec![("host", "")]),
             ("GET /", vec![("host", "a b")]),
@@ -396,11 +350,12 @@ mod tests {
             ("GET *", vec![host]),
             ("CONNECT a.test:80", vec![host]),
         ] {
-            assert_eq!(
-                check(line, &headers).map(|_| ()),
-                Err(Refused::Why(Why::BadRequest)),
-                "{line} {headers:?}"
+            let refused = check(line, &headers).map(|_| ());
+            let is_bad = matches!(
+                refused,
+                Err(Refused::Why(Why::BadRequest) | Refused::Detail(Why::BadRequest, _))
             );
+            assert!(is_bad, "{line} {headers:?}: {refused:?}");
         }
     }
 
@@ -412,13 +367,18 @@ mod tests {
             ("GET /", "[::1]:80"),
             ("GET /", "127.0.0.1"),
             ("OPTIONS *", "a.test"),
-            ("GET http://a.test/x", "b.test"),
+            ("GET http://a.test/x", "a.test"),
+            ("GET http://a.test:80/x", "A.test"),
+            ("GET https://a.test/x", "a.test:443"),
+            ("GET http://a.test:81/x", "a.test:81"),
         ] {
             assert!(check(line, &[("host", host)]).is_ok(), "{line} {host}");
         }
-        let (head, _) = check("GET http://a.test/x?y", &[("host", "b.test")]).unwrap();
+        let (head, _) = check("GET http://a.test/x?y", &[("host", "A.test:80")]).unwrap();
         assert_eq!(head.uri, "/x?y");
         assert_eq!(head.headers[HOST], "a.test");
+        let none = Refused::Status(StatusCode::BAD_REQUEST, "missing_host_header");
+        assert_eq!(check("GET /", &[]).unwrap_err(), none);
     }
 
     #[test]
@@ -468,20 +428,7 @@ mod tests {
         assert_eq!(head.headers[COOKIE], "a=1; b=2");
         assert_eq!(head.headers[HOST], "a.test");
         let mut head = parts(target, Version::HTTP_2, &[("host", "b.test")]);
-        assert_eq!(request(&mut head, &options, 80), Err(Refused::Why(Why::BadRequest)));
-    }
-
-    #[test]
-    fn ports_and_dots_are_taken_off_as_told() {
-        let host = |strip_port, strip_trailing_dot, host: &str| {
-            strip(host, HostOptions { strip_port, strip_trailing_dot }, 80).to_owned()
-        };
-        assert_eq!(host(StripPort::No, false, "a.test:80"), "a.test:80");
-        assert_eq!(host(StripPort::Matching, false, "a.test:80"), "a.test");
-        assert_eq!(host(StripPort::Matching, false, "a.test:81"), "a.test:81");
-        assert_eq!(host(StripPort::Any, false, "[::1]:81"), "[::1]");
-        assert_eq!(host(StripPort::Any, true, "a.test.:81"), "a.test");
-        assert_eq!(host(StripPort::No, true, "a.test."), "a.test");
+        assert_eq!(request(&mut head, &options, 80), Err(host::INVALID_AUTHORITY));
     }
 
     #[test]
@@ -501,9 +448,10 @@ mod tests {
         assert_eq!(refused("GET /", Version::HTTP_10, &[]), Refused::Why(Why::LowVersion));
         assert_eq!(
             refused("GET /", http11, &[("expect", "200-ok")]),
-            Refused::Status(StatusCode::EXPECTATION_FAILED)
+            Refused::Status(StatusCode::EXPECTATION_FAILED, "expectation_failed")
         );
-        assert_eq!(refused("GET /%00", http11, &[]), Refused::Status(StatusCode::BAD_REQUEST));
+        let path = Refused::Status(StatusCode::BAD_REQUEST, "path_normalization_failed");
+        assert_eq!(refused("GET /%00", http11, &[]), path);
         let many = vec![("x-h", "1"); 100];
         assert_eq!(refused("GET /", http11, &many), Refused::Why(Why::HeadersTooLarge));
     }
@@ -514,6 +462,7 @@ mod tests {
             http1: Http1Options {
                 accept_http_10: true,
                 default_host: Some(HeaderValue::from_static("a.test")),
+                ..Http1Options::default()
             },
             ..HttpOptions::default()
         };

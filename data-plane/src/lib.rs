@@ -16,6 +16,7 @@ pub mod chain;
 pub mod filter;
 pub mod filtering;
 pub mod cluster;
+pub mod framing;
 pub mod tls;
 pub mod matcher;
 pub mod format;

@@ -39,6 +39,7 @@ use crate::body::{Body, BodyError, Deadlines};
 use crate::cluster::pool::InFlight;
 use crate::filtering::Verdict;
 use crate::format::mutation::Side;
+use crate::framing::Violation;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::listener::http::HttpOptions;
@@ -76,6 +77,24 @@ pub async fn serve(connection: &Rc<Connection>, request: Request<Incoming>) -> R
     }
 }
 
+/// Answers a request whose head broke the protocol. `request` only stands for it.
+pub async fn refuse(
+    connection: &Rc<Connection>,
+    request: Request<Incoming>,
+    violation: Violation,
+) -> Response<ReplyBody> {
+    let mut exchange = Exchange::unread(connection, &request.into_parts().0);
+    let view = exchange.view.clone();
+    let response = match view.chain() {
+        Some(chain) => {
+            let response = refused(&mut exchange, chain, violation.into());
+            leave(&mut exchange, chain, response).await
+        }
+        None => Local::new(Why::InternalError).respond(),
+    };
+    reply(exchange, response)
+}
+
 /// The response, ready but for its body.
 async fn answer(
     exchange: &mut Exchange,
@@ -83,11 +102,7 @@ async fn answer(
     request: Request<Body>,
 ) -> Response<Body> {
     let response = match admit(exchange, &chain.config.http.options, request) {
-        Err(refused) => {
-            exchange.note_route(chain, None);
-            let (why, response) = reply::refused(refused);
-            ours(exchange, why, response)
-        }
+        Err(refusal) => refused(exchange, chain, refusal),
         Ok(admitted) => match route(exchange, chain, admitted).await {
             Ok(response) => response,
             Err(Unrouted::Local(local)) => ours(exchange, local.why, local.respond()),
@@ -114,6 +129,20 @@ async fn again(exchange: &mut Exchange, admitted: Admitted) -> Response<Body> {
     leave(exchange, chain, response).await
 }
 
+/// The answer to a request that is not let in. What else the client sends on an HTTP/1 connection is
+/// not believed either.
+fn refused(
+    exchange: &mut Exchange,
+    chain: &FilterChain,
+    refusal: guard::Refused,
+) -> Response<Body> {
+    exchange.note_route(chain, None);
+    let (why, details, response) = reply::refused(refusal);
+    exchange.notes.details = details.map(Into::into);
+    exchange.ends_connection = why != Why::DirectResponse;
+    ours(exchange, why, response)
+}
+
 /// Runs the filters on the way out.
 async fn leave(
     exchange: &mut Exchange,
@@ -130,6 +159,8 @@ async fn leave(
 /// Notes that the proxy answers by itself, and gives the answer its final shape.
 fn ours(exchange: &mut Exchange, why: Why, response: Response<Body>) -> Response<Body> {
     exchange.why = Some(why);
+    // Who counted on an upgrade may have sent what is no request.
+    exchange.ends_connection |= why == Why::UpgradeRefused;
     exchange.count_local_reply(why);
     let rules = exchange.view.chain().map(|chain| &chain.config.http.local_replies);
     let rules = rules.filter(|rules| !rules.is_empty());
@@ -324,8 +355,9 @@ fn allowed<'a>(
 /// Hands the response to the codec; the exchange ends with its body.
 fn reply(mut exchange: Exchange, mut response: Response<Body>) -> Response<ReplyBody> {
     // Envoy too waits for no rest of a request that is answered already.
-    let is_early = exchange.version < Version::HTTP_2 && !exchange.is_request_complete();
-    if is_early || exchange.connection.says_close(exchange.version) {
+    let ends = exchange.ends_connection || !exchange.is_request_complete();
+    let is_http1 = exchange.version < Version::HTTP_2;
+    if is_http1 && ends || exchange.connection.says_close(exchange.version) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     reply::fit_body(&mut response, &exchange.method);

@@ -3,6 +3,8 @@
 pub mod sockets;
 mod accept;
 mod connection;
+mod gate;
+mod guarded;
 mod handshake;
 mod io;
 mod proxy_protocol;

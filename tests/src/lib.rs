@@ -9,6 +9,7 @@ pub mod authz;
 pub mod backend;
 pub mod client;
 pub mod wire;
+pub mod raw;
 pub mod tools;
 pub mod process;
 pub mod ports;

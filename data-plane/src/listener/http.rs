@@ -266,6 +266,12 @@ pub struct Http1Options {
     pub accept_http_10: bool,
     /// The host of an HTTP/1.0 request without one.
     pub default_host: Option<HeaderValue>,
+    /// Take a request with both `content-length` and `transfer-encoding`, by the latter.
+    pub allow_chunked_length: bool,
+    /// Take methods that are not known.
+    pub allow_custom_methods: bool,
+    /// Refuse targets that name a host.
+    pub refuse_absolute_url: bool,
 }
 
 /// What holds for HTTP/2 connections.
@@ -307,7 +313,8 @@ impl Default for HttpOptions {
                 connection_age_max: None,
                 stream_idle: Some(Duration::from_secs(300)),
                 request: None,
-                request_headers: None,
+                // Envoy has none; a client that drips a head would hold a connection for ever.
+                request_headers: Some(Duration::from_secs(15)),
                 stream_age_max: None,
             },
             http1: Http1Options::default(),

@@ -39,6 +39,10 @@ pub(super) struct Exchange {
     pub(super) started_at: SystemTime,
     pub(super) version: Version,
     pub(super) method: Method,
+    /// Its head could not be read: method and path are not the client's.
+    pub(super) is_unread: bool,
+    /// An HTTP/1 connection ends with it.
+    pub(super) ends_connection: bool,
     /// Whether the client speaks gRPC.
     pub(super) is_grpc: bool,
     /// Path and query as the client sent them, canonical.
@@ -126,6 +130,8 @@ impl Exchange {
             started_at: SystemTime::now(),
             version: head.version,
             method: head.method.clone(),
+            is_unread: false,
+            ends_connection: false,
             is_grpc: is_grpc(&head.headers),
             uri: head.uri.clone(),
             headers: HeaderMap::new(),
@@ -152,6 +158,14 @@ impl Exchange {
             has_restarted: false,
             route_stats: None,
         }
+    }
+
+    /// A request whose head could not be read; `head` only stands for it.
+    pub(super) fn unread(connection: &Rc<Connection>, head: &request::Parts) -> Self {
+        let mut exchange = Self::new(connection, head);
+        exchange.is_unread = true;
+        exchange.request.complete();
+        exchange
     }
 
     /// Notes the request as it was let in.
@@ -232,8 +246,12 @@ impl Exchange {
             request_headers: Some(&self.headers),
             response_headers: head.and_then(|head| head.headers.as_ref()),
             response_trailers: self.response.trailers(),
-            method: Some(&self.method),
-            path: path_of(self.sent_uri.as_ref().unwrap_or(&self.uri)),
+            method: (!self.is_unread).then_some(&self.method),
+            path: if self.is_unread {
+                ""
+            } else {
+                path_of(self.sent_uri.as_ref().unwrap_or(&self.uri))
+            },
             host: self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
             scheme: if is_https { "https" } else { "http" },
             protocol: Some(self.version),

@@ -45,10 +45,12 @@ fn line(exchange: &Exchange, took: Duration, out: &mut String) {
     line.text("node", &exchange.connection.worker().settings.node);
     line.text("listener", exchange.connection.listener_name());
     line.text("protocol", protocol(exchange.version));
-    line.text("method", exchange.method.as_str());
-    line.header("host", exchange.host.as_ref());
-    let path = path_of(&exchange.uri);
-    line.text("path", path.split('?').next().unwrap_or_default());
+    if !exchange.is_unread {
+        line.text("method", exchange.method.as_str());
+        line.header("host", exchange.host.as_ref());
+        let path = path_of(&exchange.uri);
+        line.text("path", path.split('?').next().unwrap_or_default());
+    }
     line.number("status", exchange.head.as_ref().map_or(0, |head| head.status.as_u16().into()));
     let grpc_status = exchange.head.as_ref().and_then(|head| head.grpc_status.as_ref());
     line.header("grpc_status", grpc_status);

@@ -104,16 +104,19 @@ pub(super) fn shape(
     Response::from_parts(head, Body::empty())
 }
 
-/// The answer to a request that the guard refuses.
-pub(super) fn refused(refused: Refused) -> (Why, Response<Body>) {
+/// The answer to a request that the guard refuses, and more details than the reason has.
+pub(super) fn refused(refused: Refused) -> (Why, Option<&'static str>, Response<Body>) {
     match refused {
-        Refused::Why(why) => (why, Local::new(why).respond()),
-        Refused::Status(status) => (Why::BadRequest, text(status, String::new())),
-        Refused::NoClient(status) => (Why::ClientUnknown, text(status, String::new())),
+        Refused::Why(why) => (why, None, Local::new(why).respond()),
+        Refused::Detail(why, details) => (why, Some(details), Local::new(why).respond()),
+        Refused::Status(status, details) => {
+            (Why::Unacceptable, Some(details), text(status, String::new()))
+        }
+        Refused::NoClient(status) => (Why::ClientUnknown, None, text(status, String::new())),
         Refused::Redirect(location) => {
             let mut response = text(StatusCode::TEMPORARY_REDIRECT, String::new());
             response.headers_mut().insert(http::header::LOCATION, location);
-            (Why::DirectResponse, response)
+            (Why::DirectResponse, None, response)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One connection from the socket to its end.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -7,6 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONNECTION, HeaderValue};
+use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -16,15 +19,24 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::gate::Gate;
+use super::guarded::Guarded;
 use super::handshake::{self, HandshakeError};
-use super::io::{HeadClock, Io, Stream};
+use super::io::{Io, Stream};
+use crate::framing::Rules;
 use crate::listener::http::{Codec, HttpOptions, Timeouts};
-use crate::proxy;
 use crate::proxy::connection::{Connection, Serving};
+use crate::proxy::{self, ReplyBody};
 use crate::telemetry::stats::{ListenerStats, Protocol};
 
 /// Header fields that hyper parses without allocating.
 const HTTP1_FIELDS: usize = 100;
+
+/// What hyper may take more than the guard lets pass, so that only the guard refuses.
+const HTTP1_SLACK_BYTES: usize = 1024;
+
+/// How long a client may say nothing at all.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes that hyper reads ahead, and those of a response that wait for the client.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
@@ -64,18 +76,18 @@ async fn speak(connection: Rc<Connection>, stream: Stream) {
     };
     if chain.config.tcp.is_some() {
         let _open = Open::new(connection.stats(), Protocol::Tcp);
-        let io = Io::new(stream, HeadClock::new());
+        let io = Io::new(stream);
         return proxy::tcp::serve(&connection, view, io).await;
     }
-    let clock = HeadClock::new();
-    let mut io = Io::new(stream, Arc::clone(&clock));
+    let mut io = Io::new(stream);
     let is_http2 = match (options.codec, alpn.as_deref()) {
         (Codec::Http1, _) => false,
         (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => true,
         (Codec::Auto, Some(_)) => false,
         (Codec::Auto, None) => {
-            let sniffed = with_limit(options.timeouts.connection_idle, io.is_http2()).await;
-            let Some(Ok(is_http2)) = sniffed else { return };
+            let idle = options.timeouts.connection_idle.unwrap_or(FIRST_BYTE_MAX);
+            let sniffed = tokio::time::timeout(idle.min(FIRST_BYTE_MAX), io.is_http2()).await;
+            let Ok(Ok(is_http2)) = sniffed else { return };
             is_http2
         }
     };
@@ -87,9 +99,9 @@ async fn speak(connection: Rc<Connection>, stream: Stream) {
         drop(view);
         http2(&builder, io, connection, timeouts).await;
     } else {
-        let builder = http1_builder(options);
+        let (builder, rules) = (http1_builder(options), rules(options));
         drop(view);
-        http1(&builder, io, (connection, clock), timeouts).await;
+        http1(&builder, (io, rules), connection, timeouts).await;
     }
 }
 
@@ -119,13 +131,6 @@ fn tls_cipher(suite: rustls::CipherSuite) -> &'static str {
     }
 }
 
-async fn with_limit<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
-    match limit {
-        None => Some(future.await),
-        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
-    }
-}
-
 /// Counts a connection while it is open.
 struct Open(Arc<ListenerStats>, Protocol);
 
@@ -143,10 +148,10 @@ impl Drop for Open {
 }
 
 fn http1_builder(options: &HttpOptions) -> http1::Builder {
-    let bytes_max = usize::try_from(options.limits.bytes_max).unwrap_or(usize::MAX);
+    let bytes_max = rules(options).bytes_max + HTTP1_SLACK_BYTES;
     let mut builder = http1::Builder::new();
     builder
-        // Up to as many as hyper has room for on the stack, so that the guard refuses the rest.
+        // Up to as many as hyper has room for on the stack.
         .max_headers(options.limits.fields_max.max(HTTP1_FIELDS))
         .max_header_size(bytes_max)
         .max_buf_size(bytes_max.max(HTTP1_BUFFER_BYTES))
@@ -154,6 +159,15 @@ fn http1_builder(options: &HttpOptions) -> http1::Builder {
         .header_read_timeout(None)
         .timer(TokioTimer::new());
     builder
+}
+
+fn rules(options: &HttpOptions) -> Rules {
+    Rules {
+        bytes_max: usize::try_from(options.limits.bytes_max).unwrap_or(usize::MAX),
+        fields_max: options.limits.fields_max,
+        allows_chunked_length: options.http1.allow_chunked_length,
+        allows_any_method: options.http1.allow_custom_methods,
+    }
 }
 
 /// Spawns the streams of a connection on the worker.
@@ -186,22 +200,23 @@ fn http2_builder(options: &HttpOptions, tasks: TaskTracker) -> http2::Builder<Lo
 
 async fn http1(
     builder: &http1::Builder,
-    io: Io,
-    (connection, clock): (Rc<Connection>, Arc<HeadClock>),
+    (io, rules): (Io, Rules),
+    connection: Rc<Connection>,
     timeouts: Timeouts,
 ) {
-    let (owner, head) = (Rc::clone(&connection), Arc::clone(&clock));
+    let gate = Gate::new();
+    let io = Guarded::new(io, rules, Arc::clone(&gate));
+    let (owner, beyond) = (Rc::clone(&connection), Arc::clone(&gate));
+    let count = Cell::new(0);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        head.head_is_there();
-        let (owner, head) = (Rc::clone(&owner), Arc::clone(&head));
-        async move {
-            let response = proxy::serve(&owner, request).await;
-            head.idle();
-            Ok::<_, Infallible>(response)
-        }
+        let (owner, beyond) = (Rc::clone(&owner), Arc::clone(&beyond));
+        let place = count.replace(count.get() + 1);
+        // hyper keeps room for the future as long as the connection lives: mostly idle.
+        let answer = move || answer(owner, beyond, place, request);
+        async move { Ok::<_, Infallible>(Box::pin(answer()).await) }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let mut end = End::new(&connection, Some(&clock), timeouts);
+    let mut end = End::new(&connection, Some(&gate), timeouts);
     loop {
         let served = tokio::select! {
             biased;
@@ -209,6 +224,10 @@ async fn http1(
             next = end.next() => match next {
                 Next::Drain => {
                     serving.as_mut().graceful_shutdown();
+                    continue;
+                }
+                Next::Late => {
+                    gate.head_is_late();
                     continue;
                 }
                 Next::Close => return,
@@ -219,6 +238,29 @@ async fn http1(
         }
         return;
     }
+}
+
+/// Answers the request at `place` of its connection.
+async fn answer(
+    connection: Rc<Connection>,
+    gate: Arc<Gate>,
+    place: u64,
+    request: http::Request<Incoming>,
+) -> http::Response<ReplyBody> {
+    let is_connect = request.method() == Method::CONNECT;
+    let mut response = match gate.broken() {
+        Some(broken) if broken.head == Some(place) => {
+            proxy::refuse(&connection, request, broken.violation).await
+        }
+        _ => proxy::serve(&connection, request).await,
+    };
+    let status = response.status();
+    let is_tunnel = is_connect && status.is_success();
+    gate.answered(status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel);
+    if gate.broken().is_some_and(|broken| broken.head.is_none()) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn http2(
@@ -243,7 +285,7 @@ async fn http2(
                     serving.as_mut().graceful_shutdown();
                     continue;
                 }
-                Next::Close => return,
+                Next::Late | Next::Close => return,
             }
         };
         if let Err(error) = served {
@@ -263,6 +305,8 @@ fn log_ended(connection: &Connection, error: &hyper::Error) {
 enum Next {
     /// It ends with its last request.
     Drain,
+    /// The head that is there in part took too long.
+    Late,
     /// It ends at once.
     Close,
 }
@@ -270,16 +314,16 @@ enum Next {
 /// Finds out when a connection has to end.
 struct End<'a> {
     connection: &'a Connection,
-    clock: Option<&'a HeadClock>,
+    gate: Option<&'a Gate>,
     timeouts: Timeouts,
     age_max: Option<Instant>,
     is_draining: bool,
 }
 
 impl<'a> End<'a> {
-    fn new(connection: &'a Connection, clock: Option<&'a HeadClock>, timeouts: Timeouts) -> Self {
+    fn new(connection: &'a Connection, gate: Option<&'a Gate>, timeouts: Timeouts) -> Self {
         let age_max = timeouts.connection_age_max.map(|age| Instant::now() + age);
-        Self { connection, clock, timeouts, age_max, is_draining: false }
+        Self { connection, gate, timeouts, age_max, is_draining: false }
     }
 
     async fn next(&mut self) -> Next {
@@ -312,7 +356,7 @@ impl<'a> End<'a> {
 
     /// When to look again: nobody tells when a head begins.
     fn wake(&self) -> Option<Instant> {
-        let look = self.clock.and(self.head_limit()).map(|limit| Instant::now() + limit);
+        let look = self.gate.and(self.head_limit()).map(|limit| Instant::now() + limit);
         [self.deadline().map(|(at, _)| at), look].into_iter().flatten().min()
     }
 
@@ -323,12 +367,12 @@ impl<'a> End<'a> {
     /// When something is to happen next, as things stand.
     fn deadline(&self) -> Option<(Instant, Next)> {
         let age = self.age_max.filter(|_| !self.is_draining).map(|at| (at, Next::Drain));
-        let head = self
-            .connection
-            .idle_since()
-            .and(self.clock)
-            .and_then(HeadClock::began)
-            .and_then(|began| Some((began + self.head_limit()?, Next::Close)));
+        let head = self.connection.idle_since().and(self.gate).and_then(|gate| {
+            if !gate.has_begun() {
+                return Some((gate.base() + FIRST_BYTE_MAX, Next::Close));
+            }
+            Some((gate.head_began()? + self.head_limit()?, Next::Late))
+        });
         let idle_next = if self.is_draining { Next::Close } else { Next::Drain };
         let idle = self.timeouts.connection_idle.map(|limit| {
             // While there is a request, look again when it could be over for that long.

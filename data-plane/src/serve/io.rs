@@ -2,14 +2,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
@@ -26,61 +22,17 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// When the head of a request began to come in, for the deadline on it.
-///
-/// Shared within one thread; atomic since hyper wants streams that could move between threads.
-#[derive(Debug)]
-pub(super) struct HeadClock {
-    base: Instant,
-    is_serving: AtomicBool,
-    /// Milliseconds after `base`, and one; 0 is none.
-    began: AtomicU64,
-}
-
-impl HeadClock {
-    pub(super) fn new() -> Arc<Self> {
-        let (is_serving, began) = (AtomicBool::new(false), AtomicU64::new(0));
-        Arc::new(Self { base: Instant::now(), is_serving, began })
-    }
-
-    /// The head is there: what comes next belongs to a request.
-    pub(super) fn head_is_there(&self) {
-        self.is_serving.store(true, Relaxed);
-        self.began.store(0, Relaxed);
-    }
-
-    /// Nothing is under way any more: what comes next begins a head.
-    pub(super) fn idle(&self) {
-        self.is_serving.store(false, Relaxed);
-    }
-
-    /// When a head that is not there yet began.
-    pub(super) fn began(&self) -> Option<Instant> {
-        let after = self.began.load(Relaxed).checked_sub(1)?;
-        Some(self.base + Duration::from_millis(after))
-    }
-
-    /// Bytes came in.
-    fn bytes_came(&self) {
-        if !self.is_serving.load(Relaxed) && self.began.load(Relaxed) == 0 {
-            let ms = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-            self.began.store(ms + 1, Relaxed);
-        }
-    }
-}
-
 /// A client's stream with what was read ahead.
 #[derive(Debug)]
 pub(super) struct Io {
     stream: Stream,
     ahead: Bytes,
-    clock: Arc<HeadClock>,
 }
 
 impl Io {
     /// The stream from here on.
-    pub(super) fn new(stream: Stream, clock: Arc<HeadClock>) -> Self {
-        Self { stream, ahead: Bytes::new(), clock }
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, ahead: Bytes::new() }
     }
 
     /// Whether the client speaks HTTP/2 with prior knowledge. Reads no more than it takes to know.
@@ -100,12 +52,10 @@ impl Io {
     }
 
     async fn read_ahead(&mut self, ahead: &mut Vec<u8>) -> io::Result<usize> {
-        let read = match &mut self.stream {
-            Stream::Plain(stream) => stream.read_buf(ahead).await?,
-            Stream::Tls(stream) => stream.read_buf(ahead).await?,
-        };
-        self.clock.bytes_came();
-        Ok(read)
+        match &mut self.stream {
+            Stream::Plain(stream) => stream.read_buf(ahead).await,
+            Stream::Tls(stream) => stream.read_buf(ahead).await,
+        }
     }
 }
 
@@ -122,14 +72,10 @@ impl AsyncRead for Io {
             this.ahead.advance(length);
             return Poll::Ready(Ok(()));
         }
-        let polled = match &mut this.stream {
+        match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        };
-        if polled.is_ready() {
-            this.clock.bytes_came();
         }
-        polled
     }
 }
 
@@ -198,7 +144,7 @@ mod tests {
         };
         let receive = async {
             let (stream, _) = listener.accept().await.unwrap();
-            let mut io = Io::new(Stream::Plain(Socket::new(stream)), HeadClock::new());
+            let mut io = Io::new(Stream::Plain(Socket::new(stream)));
             let is_http2 = io.is_http2().await.unwrap();
             let mut all = Vec::new();
             io.read_to_end(&mut all).await.unwrap();

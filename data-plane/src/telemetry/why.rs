@@ -142,11 +142,22 @@ reasons! {
     /// The request is HTTP/1.0, which the listener does not accept.
     LowVersion: "low_version", Some(StatusCode::UPGRADE_REQUIRED), "2", "DPE", "low_version",
         "Upgrade Required";
+    /// The request keeps to the protocol, but not to what is served: its path, host or expectation.
+    Unacceptable: "unacceptable", None, "", "", "path_normalization_failed", "";
+    /// The client speaks a version of HTTP that nobody knows.
+    UnknownVersion: "unknown_version", Some(StatusCode::HTTP_VERSION_NOT_SUPPORTED), "", "DPE",
+        "http1.codec_error", "HTTP Version Not Supported";
+    /// The target of the request is longer than allowed.
+    TargetTooLong: "target_too_long", Some(StatusCode::URI_TOO_LONG), "", "DPE",
+        "http1.headers_too_large", "URI Too Long";
+    /// The head of the request did not arrive in time.
+    HeaderTimeout: "header_timeout", TIMEOUT, "", "DT", "request_header_timeout",
+        "request header timeout";
     /// The client asks for an upgrade that is not allowed here.
     UpgradeRefused: "upgrade_refused", FORBIDDEN, "7", "", "upgrade_failed", "";
     /// The head of the request is larger than allowed.
     HeadersTooLarge: "headers_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), "8",
-        "", "request_headers_too_large", "Request Header Fields Too Large";
+        "DPE", "request_headers_too_large", "Request Header Fields Too Large";
     /// The `cors` filter answers a preflight request.
     CorsPreflight: "cors_preflight", Some(StatusCode::OK), "0", "", "cors_response", "";
     /// The `csrf` filter finds that the request comes from a page of another origin.

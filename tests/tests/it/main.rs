@@ -15,3 +15,4 @@ mod outage;
 mod shutdown;
 mod static_config;
 mod swap;
+mod unharmed;

@@ -106,7 +106,7 @@ fn timeouts(message: &HttpConnectionManager, common: Timeouts) -> Result<Timeout
     Ok(Timeouts {
         stream_idle: idle.unwrap_or(common.stream_idle),
         request: request.flatten(),
-        request_headers: headers.flatten(),
+        request_headers: headers.unwrap_or(common.request_headers),
         ..common
     })
 }
@@ -332,14 +332,27 @@ fn common_options(message: Option<core::HttpProtocolOptions>) -> Result<Common, 
 
 fn http1(message: Option<core::Http1ProtocolOptions>) -> Result<Http1Options, FieldError> {
     let message = message.unwrap_or_default();
-    let allows_chunked_length = message.allow_chunked_length;
-    let core::Http1ProtocolOptions { accept_http_10, default_host_for_http_10, .. } = message;
-    if allows_chunked_length {
-        return Err(FieldError::unsupported()).at("allow_chunked_length");
-    }
+    fields!(message: core::Http1ProtocolOptions,
+        read: [
+            accept_http_10, default_host_for_http_10, allow_chunked_length, allow_custom_methods,
+            allow_absolute_url,
+        ],
+        ignore: [
+            // Trailers go through where `te` allows; which parser it is changes nothing.
+            enable_trailers, use_balsa_parser,
+            // An invalid request always ends its connection.
+            override_stream_error_on_invalid_http_message,
+            // About requests that go out.
+            send_fully_qualified_url,
+        ],
+        refuse: [header_key_format, ignore_http_11_upgrade],
+    );
     Ok(Http1Options {
         accept_http_10,
         default_host: optional_header(&default_host_for_http_10, "default_host_for_http_10")?,
+        allow_chunked_length,
+        allow_custom_methods,
+        refuse_absolute_url: allow_absolute_url.is_some_and(|flag| !flag.value),
     })
 }
 
