@@ -46,7 +46,7 @@ pub fn request(
         subscription.must_answer = subscription.is_wildcard || virtual_hosts;
         subscription.is_asked = subscription.must_answer;
     }
-    unsubscribe(subscription, &request.resource_names_unsubscribe);
+    unsubscribe(subscription, &request.resource_names_unsubscribe, context.table);
     let known = if is_first { &request.initial_resource_versions } else { &HashMap::new() };
     for name in &request.resource_names_subscribe {
         if name != "*" {
@@ -57,6 +57,7 @@ pub fn request(
             subscription.is_asked = true;
         }
     }
+    subscription.imply(context.table);
     resume(subscription, known, context.table);
 }
 
@@ -70,7 +71,7 @@ fn answer(subscription: &mut Subscription, request: &DeltaDiscoveryRequest, now:
     }
 }
 
-fn unsubscribe(subscription: &mut Subscription, names: &[String]) {
+fn unsubscribe(subscription: &mut Subscription, names: &[String], table: &TypeTable) {
     for name in names {
         if name == "*" {
             subscription.is_wildcard = false;
@@ -81,6 +82,7 @@ fn unsubscribe(subscription: &mut Subscription, names: &[String]) {
         }
     }
     if !names.is_empty() {
+        subscription.imply(table);
         subscription.forget_uncovered();
     }
 }
@@ -96,7 +98,9 @@ fn subscribe(
     let entry = context.table.get(name);
     let name: Arc<str> = entry.map_or_else(|| name.into(), |entry| entry.name.clone());
     if known.is_none() || context.rewarm.contains(&name) {
-        subscription.owed.insert(name.clone());
+        // Who asks by another name is owed what that leads to.
+        let led_to = entry.is_none().then(|| context.table.host(&name)).flatten();
+        subscription.owed.insert(led_to.map_or_else(|| name.clone(), |host| host.name.clone()));
     }
     subscription.names.insert(name);
     subscription.is_asked = true;
@@ -164,7 +168,12 @@ pub fn due(subscription: &Subscription, view: &View, table: &Arc<TypeTable>) -> 
         return None;
     }
     let entries = fitting(entries);
-    let mut resources = Resources::of(&entries, table, Form::Wrapped);
+    let mut resources = match subscription.implied.is_empty() {
+        true => Resources::of(&entries, table, Form::Wrapped),
+        false => {
+            Resources::Some(entries.iter().map(|entry| as_asked(entry, subscription)).collect())
+        }
+    };
     let waits = !is_full || view.is_held_back || view.has_gaps;
     let is_all = !waits && due == (entries.len(), gone.len());
     let mut changes: Vec<Change> = entries.into_iter().map(Change::Set).collect();
@@ -176,6 +185,14 @@ pub fn due(subscription: &Subscription, view: &View, table: &Arc<TypeTable>) -> 
     let (absent, removed): (Vec<_>, Vec<_>) = gone.into_iter().partition(is_absent);
     resources.extend(absent.iter().map(|name| absent_host(name, table)));
     Some(Draft { version: table.version().clone(), resources, removed, changes, is_all })
+}
+
+/// A virtual host with all names that it was asked for by: what waits for one knows it by that name.
+fn as_asked(entry: &Entry, subscription: &Subscription) -> Bytes {
+    match subscription.implied.get(&entry.name) {
+        Some(names) => entry.wrapped_with(names),
+        None => entry.wrapped(),
+    }
 }
 
 /// As many names as fit into one response. The rest follows after the ACK.
@@ -375,6 +392,29 @@ mod tests {
         assert_eq!(got.names, ["r/a", "r/z"]);
         assert_eq!(got.resources["r/z"], None);
         assert!(got.removed.is_empty());
+    }
+
+    #[test]
+    fn a_virtual_host_can_be_asked_for_by_any_host_that_it_serves() {
+        let mut talk = talk(vec![host("r/a", "*.a.test")]);
+        talk.change(VirtualHost, &[], &[]);
+        let got = talk.one();
+        talk.ack(&got, &[]);
+        talk.change(VirtualHost, &["r/x.a.test", "r/x.b.test"], &[]);
+        let got = talk.one();
+        assert_eq!(got.names, ["r/a", "r/x.b.test"]);
+        assert_eq!(got.resources["r/x.b.test"], None);
+        talk.ack(&got, &[]);
+        // What was asked for in vain comes when it is there, what changes is sent again.
+        let hosts = vec![host("r/a", "*.test"), host("r/b", "x.b.test")];
+        talk.publish(hosts);
+        let got = talk.one();
+        assert_eq!(got.names, ["r/a", "r/b"]);
+        talk.ack(&got, &[]);
+        talk.silence();
+        talk.change(VirtualHost, &[], &["r/x.b.test"]);
+        talk.publish(vec![host("r/a", "x.a.test"), host("r/b", "*.b.test")]);
+        assert_eq!(talk.one().names, ["r/a"]);
     }
 
     #[test]

@@ -71,19 +71,21 @@ impl<'a> Order<'a> {
                 self.admit(subscription, entry, &mut view);
             }
         } else {
-            for entry in subscription.names.iter().filter_map(|name| table.get(name)) {
+            let names = subscription.names.iter().chain(subscription.implied.keys());
+            for entry in names.filter_map(|name| table.get(name)) {
                 self.admit(subscription, entry, &mut view);
             }
         }
-        let mut has_kept = false;
+        let mut is_mixed = !subscription.implied.is_empty();
         for held in subscription.held.entries() {
             if table.get(&held.name).is_none() && self.is_kept(subscription, held, &mut view) {
                 view.entries.push(held.clone());
-                has_kept = true;
+                is_mixed = true;
             }
         }
-        if has_kept {
+        if is_mixed {
             view.entries.sort_by(|a, b| a.name.cmp(&b.name));
+            view.entries.dedup_by(|a, b| a.name == b.name);
         }
         view
     }

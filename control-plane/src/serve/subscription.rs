@@ -29,6 +29,8 @@ pub struct Subscription {
     pub was_named: bool,
     /// What it asked for by name.
     pub names: Names,
+    /// Virtual hosts that it asked for by names that are not theirs, with these names.
+    pub implied: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// What it holds: all that it ACKed.
     pub held: Held,
     /// The responses that it has not answered, oldest first.
@@ -114,6 +116,7 @@ impl Subscription {
             is_wildcard: false,
             was_named: false,
             names: Names::default(),
+            implied: BTreeMap::new(),
             held: Held::default(),
             flights: VecDeque::new(),
             owed: BTreeSet::new(),
@@ -133,7 +136,20 @@ impl Subscription {
 
     /// Whether the client wants the resource of this name.
     pub fn covers(&self, name: &str) -> bool {
-        self.is_wildcard || self.names.contains(name)
+        self.is_wildcard || self.names.contains(name) || self.implied.contains_key(name)
+    }
+
+    /// Looks which virtual hosts the names lead to that are not the name of one.
+    pub fn imply(&mut self, table: &TypeTable) {
+        if self.kind != ResourceType::VirtualHost {
+            return;
+        }
+        self.implied.clear();
+        for name in self.names.iter().filter(|name| table.get(name).is_none()) {
+            if let Some(entry) = table.host(name) {
+                self.implied.entry(entry.name.clone()).or_default().push(name.clone());
+            }
+        }
     }
 
     /// What the client will hold once it has answered everything that is on its way.
@@ -165,13 +181,14 @@ impl Subscription {
 
     /// Forgets everything about resources that the client no longer wants.
     pub fn forget_uncovered(&mut self) {
-        let Self { is_wildcard, names, held, owed, refused, .. } = self;
+        let Self { is_wildcard, names, implied, held, owed, refused, .. } = self;
         if *is_wildcard {
             return;
         }
-        held.retain(|entry| names.contains(&entry.name));
-        owed.retain(|name| names.contains(name));
-        refused.retain(|name, _| names.contains(name));
+        let covers = |name: &Arc<str>| names.contains(name) || implied.contains_key(name);
+        held.retain(|entry| covers(&entry.name));
+        owed.retain(covers);
+        refused.retain(|name, _| covers(name));
         self.clear_nack();
     }
 
@@ -257,6 +274,7 @@ impl Subscription {
     /// Looks at a new table: what the client brought along may be known now, and refusals void.
     pub fn review(&mut self, table: &TypeTable) {
         self.held.recognize(table);
+        self.imply(table);
         let Self { held, refused, owed, .. } = self;
         refused.retain(|name, refusal| {
             let due = table.get(name).map(|entry| &entry.version);

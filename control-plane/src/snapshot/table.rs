@@ -1,5 +1,6 @@
 //! The resources of one type, sorted by name, each encoded once for every stream.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,6 +19,8 @@ pub struct TypeTable {
     version: Version,
     /// The same for every table with the same names that follows.
     names: Arc<[Arc<str>]>,
+    /// Other names of virtual hosts, and their places.
+    aliases: HashMap<Arc<str>, usize>,
     step: Option<Step>,
     /// All resources as fields of a response, for the streams that begin with nothing.
     whole: [OnceLock<Bytes>; 2],
@@ -84,7 +87,29 @@ impl TypeTable {
 
     fn new(entries: Box<[Arc<Entry>]>, names: Arc<[Arc<str>]>, step: Option<Step>) -> Self {
         let version = version_of(&entries);
-        Self { entries, version, names, step, whole: Default::default() }
+        let aliases = entries.iter().enumerate().flat_map(|(place, entry)| {
+            entry.aliases.iter().map(move |alias| (alias.to_ascii_lowercase().into(), place))
+        });
+        let aliases = aliases.collect();
+        Self { entries, version, names, aliases, step, whole: Default::default() }
+    }
+
+    /// The virtual host for `TABLE/HOST`, by one of its domains in Envoy's order: exact, the longest
+    /// suffix, the longest prefix, any.
+    pub fn host(&self, name: &str) -> Option<&Arc<Entry>> {
+        if self.aliases.is_empty() {
+            return None;
+        }
+        let (table, host) = name.rsplit_once('/')?;
+        let find = |parts: [&str; 2]| {
+            let alias = [table, "/", parts[0], parts[1]].concat();
+            self.entries.get(*self.aliases.get(&*alias)?)
+        };
+        let places = || (1..host.len()).filter(|place| host.is_char_boundary(*place));
+        find([host, ""])
+            .or_else(|| places().find_map(|place| find(["*", &host[place..]])))
+            .or_else(|| places().rev().find_map(|place| find([&host[..place], "*"])))
+            .or_else(|| find(["*", ""]))
     }
 
     /// What is new or has changed since `before`, sorted by name, where that is the table before
@@ -147,6 +172,8 @@ pub struct Entry {
     pub version: Version,
     /// What it names.
     pub uses: Box<[Use]>,
+    /// The names under which a client may ask for it beside its own.
+    aliases: Box<[Box<str>]>,
     /// An encoded `envoy.service.discovery.v3.Resource`, whose last field is the resource.
     wrapped: Bytes,
     /// Where in `wrapped` the encoded `google.protobuf.Any` starts.
@@ -176,7 +203,8 @@ impl Entry {
         put_field(2, &resource.body, &mut wrapped);
         let body_at = wrapped.len() - resource.body.len();
         let wrapped = wrapped.freeze();
-        Self { name: resource.name, version: resource.version, uses, wrapped, any_at, body_at }
+        let (name, version) = (resource.name, resource.version);
+        Self { name, version, uses, aliases, wrapped, any_at, body_at }
     }
 
     /// What a client told us it has, of which we know no more than the version.
@@ -185,6 +213,7 @@ impl Entry {
             name,
             version: Version::foreign(version),
             uses: Box::default(),
+            aliases: Box::default(),
             wrapped: Bytes::new(),
             any_at: 0,
             body_at: 0,
@@ -204,6 +233,15 @@ impl Entry {
     /// The encoded `envoy.service.discovery.v3.Resource`, as delta responses hold it.
     pub fn wrapped(&self) -> Bytes {
         self.wrapped.clone()
+    }
+
+    /// As [`Self::wrapped`], with more names that it is asked for by.
+    pub fn wrapped_with(&self, aliases: &[Arc<str>]) -> Bytes {
+        let length: usize = aliases.iter().map(|alias| field_len(4, alias.len())).sum();
+        let mut wrapped = BytesMut::with_capacity(self.wrapped.len() + length);
+        wrapped.put_slice(&self.wrapped);
+        aliases.iter().for_each(|alias| put_field(4, alias.as_bytes(), &mut wrapped));
+        wrapped.freeze()
     }
 
     /// The encoded `google.protobuf.Any`, as state-of-the-world responses hold it.
@@ -226,13 +264,13 @@ impl Entry {
 }
 
 /// The names under which a client may ask for a virtual host: one for each domain.
-fn aliases(resource: &Resource) -> Vec<String> {
+fn aliases(resource: &Resource) -> Box<[Box<str>]> {
     if resource.kind != ResourceType::VirtualHost {
-        return Vec::new();
+        return Box::default();
     }
-    let Some((table, _)) = resource.name.rsplit_once('/') else { return Vec::new() };
-    let Ok(host) = VirtualHost::decode(resource.body.clone()) else { return Vec::new() };
-    host.domains.iter().map(|domain| format!("{table}/{domain}")).collect()
+    let Some((table, _)) = resource.name.rsplit_once('/') else { return Box::default() };
+    let Ok(host) = VirtualHost::decode(resource.body.clone()) else { return Box::default() };
+    host.domains.iter().map(|domain| format!("{table}/{domain}").into()).collect()
 }
 
 /// How long a length-delimited field is on the wire.
@@ -308,6 +346,37 @@ mod tests {
         let delta = DeltaDiscoveryResponse::decode(table.whole(Form::Wrapped).clone()).unwrap();
         let read: Vec<_> = delta.resources.iter().map(|resource| resource.name.as_str()).collect();
         assert_eq!(read, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_host_is_found_by_its_domains_in_the_order_of_envoy() {
+        let host = |name: &str, domains: &[&str]| {
+            let domains = domains.iter().map(ToString::to_string).collect();
+            let host = VirtualHost { name: name.into(), domains, ..Default::default() };
+            Resource::pack(&host).unwrap()
+        };
+        let hosts = vec![
+            host("r/a", &["a.test", "B.test"]),
+            host("r/b", &["*.b.test", "*-b.test"]),
+            host("r/c", &["*.test", "c.*"]),
+            host("q/d", &["*"]),
+        ];
+        let table = TypeTable::next(&Arc::default(), hosts);
+        for (name, want) in [
+            ("r/a.test", Some("r/a")),
+            ("r/b.test", Some("r/a")),
+            ("r/x.b.test", Some("r/b")),
+            ("r/x-b.test", Some("r/b")),
+            ("r/x.test", Some("r/c")),
+            ("r/c.other", Some("r/c")),
+            ("r/.test", None),
+            ("r/x.other", None),
+            ("q/x", Some("q/d")),
+            ("s/x", None),
+            ("x", None),
+        ] {
+            assert_eq!(table.host(name).map(|entry| &*entry.name), want, "{name}");
+        }
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) enum By {
     Both,
     /// State of the world has no words for it.
     Delta,
+    /// As that, and the other server has none either.
+    OurDelta,
     /// Both; but Envoy is told by state of the world: by delta it waits for ever once it has heard that something that it
     /// waits for is not there.
     BothButEnvoy,
@@ -128,6 +130,7 @@ async fn our_proxy_discovers_as_envoy_does() {
         let able = sides.iter().filter(|(node, _)| match story.by {
             By::Both => true,
             By::Delta => !node.ends_with("sotw"),
+            By::OurDelta => ["envoy", "ours"].contains(node),
             By::BothButEnvoy => *node != "envoy",
         });
         let told = able.map(async |&(node, server)| {

@@ -68,6 +68,30 @@ pub(super) fn all() -> Vec<Story> {
             steps: vec![with(&[], (404, "-")), with(to_b, (200, "b"))],
         },
         Story {
+            name: "a host has several domains, and those that a wildcard stands for",
+            by: By::OurDelta,
+            steps: vec![
+                step(
+                    &[("shop", &["one.test", "two.test"], "a"), ("rest", &["*.three.test"], "b")],
+                    vec![
+                        (get("two.test"), 200, "a"),
+                        (get("one.test"), 200, "a"),
+                        (get("x.three.test"), 200, "b"),
+                        (get("y.three.test"), 200, "b"),
+                        (get("three.test"), 404, "-"),
+                    ],
+                ),
+                step(
+                    &[("shop", &["two.test"], "b"), ("other", &["one.test"], "a")],
+                    vec![
+                        (get("two.test"), 200, "b"),
+                        (get("one.test"), 200, "a"),
+                        (get("x.three.test"), 404, "-"),
+                    ],
+                ),
+            ],
+        },
+        Story {
             name: "without the filter nothing is asked for",
             by: By::Delta,
             steps: vec![Step {
