@@ -14,6 +14,8 @@ pub mod labels;
 pub mod failure;
 pub mod protocol;
 pub mod proxy_protocol;
+pub mod sockets;
+mod purpose;
 mod priority;
 mod stride;
 
@@ -37,6 +39,7 @@ use crate::cluster::health::CheckConfig;
 use crate::cluster::live::{Breakers, ClusterLive, EndpointLive, Mark};
 use crate::cluster::outlier::OutlierConfig;
 use crate::cluster::protocol::ConnectionConfig;
+use crate::cluster::sockets::{LinkedSockets, SocketMatch};
 use crate::reference::Reference;
 use crate::telemetry::Registry;
 use crate::telemetry::stats::EndpointState;
@@ -57,6 +60,8 @@ pub struct ClusterConfig {
     pub connection: Arc<ConnectionConfig>,
     /// TLS towards the endpoints.
     pub tls: Option<ClientTlsConfig>,
+    /// Other sockets, for endpoints that have such metadata.
+    pub sockets: Box<[SocketMatch]>,
     /// Limits.
     pub breakers: Breakers,
     /// How endpoints are checked.
@@ -107,6 +112,8 @@ pub struct Cluster {
     pub live: Arc<ClusterLive>,
     /// TLS towards the endpoints.
     pub tls: Option<Arc<ClientTls>>,
+    /// The same of its other sockets.
+    socket_tls: LinkedSockets,
     /// The clusters of an aggregate.
     members: Box<[Arc<Cluster>]>,
     groups: Vec<Group>,
@@ -134,9 +141,12 @@ impl Cluster {
             None => None,
             Some(tls) => Some(ClientTls::link(tls, secrets, previous_tls)?),
         };
+        let previous_sockets = previous.map(|previous| &previous.socket_tls);
+        let socket_tls = sockets::link(&config.sockets, secrets, previous_sockets)?;
         if let Some(previous) = previous
             && Arc::ptr_eq(&previous.config, &config)
             && Arc::ptr_eq(&previous.endpoints_config, &endpoints)
+            && sockets::are_same(&previous.socket_tls, &socket_tls)
             && previous_tls.map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
         {
             return Ok(Arc::clone(previous));
@@ -149,7 +159,7 @@ impl Cluster {
             None => Arc::new(ClusterLive::new(registry.cluster(&config.name))),
         };
         let home = Arc::new(Home { config: Arc::clone(&config), live: Arc::clone(&live) });
-        let groups = Linker::new(&home, tls.as_ref(), previous).groups(&endpoints);
+        let groups = Linker::new(&home, (tls.as_ref(), &socket_tls), previous).groups(&endpoints);
         let all: Box<[_]> =
             groups.iter().flat_map(|group| &group.endpoints).map(Arc::clone).collect();
         let ejected = all.iter().filter(|endpoint| endpoint.live.has(Mark::Ejected)).count();
@@ -166,6 +176,7 @@ impl Cluster {
             endpoints: all,
             live,
             tls,
+            socket_tls,
             members: Box::default(),
             groups,
             balancer: ArcSwap::from_pointee(balancer),
@@ -201,6 +212,7 @@ impl Cluster {
             endpoints: Box::default(),
             live,
             tls: None,
+            socket_tls: Box::default(),
             members: members.into(),
             groups: Vec::new(),
             balancer: ArcSwap::from_pointee(balancer),
@@ -296,18 +308,19 @@ fn count(endpoints: &[Arc<Endpoint>], live: &ClusterLive) {
 struct Linker<'a> {
     home: &'a Arc<Home>,
     tls: Option<&'a Arc<ClientTls>>,
+    socket_tls: &'a LinkedSockets,
     previous: HashMap<&'a Address, &'a Arc<Endpoint>>,
 }
 
 impl<'a> Linker<'a> {
     fn new(
         home: &'a Arc<Home>,
-        tls: Option<&'a Arc<ClientTls>>,
+        (tls, socket_tls): (Option<&'a Arc<ClientTls>>, &'a LinkedSockets),
         previous: Option<&'a Arc<Cluster>>,
     ) -> Self {
         let previous = previous.into_iter().flat_map(|previous| &previous.endpoints);
         let previous = previous.map(|endpoint| (&endpoint.config.address, endpoint)).collect();
-        Self { home, tls, previous }
+        Self { home, tls, socket_tls, previous }
     }
 
     fn groups(&self, endpoints: &EndpointsConfig) -> Vec<Group> {
@@ -321,12 +334,19 @@ impl<'a> Linker<'a> {
 
     fn endpoint(&self, group: &LocalityConfig, config: &EndpointConfig) -> Arc<Endpoint> {
         let previous = self.previous.get(&config.address);
+        let home = &self.home.config;
+        let (connection, tls) = match sockets::choose(&home.sockets, config) {
+            Some(index) => {
+                let tls = self.socket_tls.get(index).and_then(Option::as_ref);
+                (&home.sockets[index].connection, tls)
+            }
+            None => (&home.connection, self.tls),
+        };
         let connector = Connector {
             address: config.address.clone(),
             also: config.also.clone(),
-            config: Arc::clone(&self.home.config.connection),
-            tls: self
-                .tls
+            config: Arc::clone(connection),
+            tls: tls
                 .map(|tls| EndpointTls { name: server_name(tls, config), tls: Arc::clone(tls) }),
         };
         let (live, label) = match previous {

@@ -269,6 +269,7 @@ mod tests {
             weight,
             health,
             labels: Arc::default(),
+            sockets: None,
             check: None,
         }
     }

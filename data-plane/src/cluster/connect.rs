@@ -18,7 +18,7 @@ use xds_proto::convert::Address;
 
 use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::protocol::{ConnectionConfig, TcpKeepalive};
-use crate::cluster::proxy_protocol::Ends;
+use crate::cluster::purpose::Purpose;
 use crate::tls::client::{ClientTls, Offer};
 
 /// How to connect to an endpoint. Clusters that mean the same share it, and with it a pool.
@@ -61,14 +61,13 @@ pub(crate) struct ConnectError {
 }
 
 impl Connector {
-    /// Connects, TLS included, within the connect timeout. `ends`: whose connection it is, for an
-    /// endpoint that wants to know.
+    /// Connects, TLS included, within the connect timeout. `purpose`: for which requests it is.
     pub(crate) async fn connect(
         &self,
         offer: Offer,
-        ends: Option<Ends>,
+        purpose: &Purpose,
     ) -> Result<Stream, ConnectError> {
-        let connecting = self.try_connect(offer, ends);
+        let connecting = self.try_connect(offer, purpose);
         let connected = tokio::time::timeout(self.config.connect_timeout, connecting);
         connected.await.unwrap_or_else(|_| {
             Err(ConnectError {
@@ -78,16 +77,16 @@ impl Connector {
         })
     }
 
-    async fn try_connect(&self, offer: Offer, ends: Option<Ends>) -> Result<Stream, ConnectError> {
+    async fn try_connect(&self, offer: Offer, purpose: &Purpose) -> Result<Stream, ConnectError> {
         let failed = |source| ConnectError { reason: UpstreamFailure::Connect, source };
         let mut plain = self.open().await.map_err(failed)?;
         if let Some(version) = self.config.proxy_protocol {
-            plain.write_all(&version.header(ends)).await.map_err(failed)?;
+            plain.write_all(&version.header(purpose.ends)).await.map_err(failed)?;
         }
         let Some(EndpointTls { tls, name }) = &self.tls else { return Ok(Stream::Plain(plain)) };
         let connector = TlsConnector::from(Arc::clone(tls.offering(offer)));
         let stream = connector
-            .connect(name.clone(), plain)
+            .connect(purpose.name.as_ref().unwrap_or(name).clone(), plain)
             .await
             .map_err(|source| ConnectError { reason: UpstreamFailure::Tls, source })?;
         Ok(Stream::Tls(Box::new(stream)))

@@ -224,6 +224,7 @@ mod tests {
             weight: 3,
             health: Health::Healthy,
             labels: Arc::default(),
+            sockets: None,
             check: None,
         };
         let group = LocalityConfig {

@@ -9,6 +9,7 @@ use crate::cluster::ClusterConfig;
 use crate::cluster::connect::Connector;
 use crate::cluster::labels::Labels;
 use crate::cluster::live::{ClusterLive, EndpointLive, Mark};
+use crate::cluster::sockets::SocketLabels;
 
 /// The endpoints of one cluster, compiled from a `ClusterLoadAssignment` or a DNS answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub struct EndpointConfig {
     pub health: Health,
     /// What subsets go by.
     pub labels: Arc<Labels>,
+    /// What its socket goes by, where there is anything.
+    pub sockets: Option<Arc<SocketLabels>>,
     /// What is special about its health checks.
     pub check: Option<Arc<CheckTarget>>,
 }

@@ -24,7 +24,7 @@ use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::live::{EndpointSlot, Slot};
 use crate::cluster::pool::endpoint::{Pool, Ready};
 use crate::cluster::protocol::UpstreamProtocol;
-use crate::cluster::proxy_protocol::Ends;
+use crate::cluster::purpose::Purpose;
 use crate::telemetry::stats::Limit;
 use crate::tls::client::Offer;
 
@@ -43,8 +43,8 @@ struct Inner {
     tasks: TaskTracker,
     /// By the address of the connector, which the pool keeps in its place, and the offer.
     pools: RefCell<HashMap<usize, Rc<Pool>, BuildHasherDefault<AddressHasher>>>,
-    /// Where an endpoint is told whose connection it is, the client's have nobody else's requests.
-    of_clients: RefCell<HashMap<(usize, Ends), Rc<Pool>>>,
+    /// Where connections are not for just any request.
+    special: RefCell<HashMap<(usize, Purpose), Rc<Pool>>>,
     is_closed: Cell<bool>,
 }
 
@@ -71,7 +71,7 @@ impl Pools {
         let inner = Inner {
             tasks,
             pools: RefCell::default(),
-            of_clients: RefCell::default(),
+            special: RefCell::default(),
             is_closed: Cell::new(false),
         };
         Self(Rc::new(inner))
@@ -110,10 +110,10 @@ impl Pools {
         let mut in_flight = Some((slot, EndpointSlot::new(&endpoint.live)));
         let connection = &endpoint.connector.config;
         let offer = offer(connection.protocol, &request);
-        let ends = request.extensions().get::<Ends>().copied();
-        let pool = match ends.filter(|_| connection.proxy_protocol.is_some()) {
-            None => self.pool(endpoint, offer),
-            Some(ends) => self.pool_of_client(endpoint, offer, ends),
+        let purpose = Purpose::of(&request, endpoint);
+        let pool = match purpose.is_general() {
+            true => self.pool(endpoint, offer),
+            false => self.special_pool(endpoint, offer, purpose),
         };
         for _ in 0..STALE_MAX {
             match attempt(&pool, endpoint, (&mut in_flight, link), request).await {
@@ -137,8 +137,8 @@ impl Pools {
         }
         self.0.is_closed.set(true);
         let pools = std::mem::take(&mut *self.0.pools.borrow_mut());
-        let of_clients = std::mem::take(&mut *self.0.of_clients.borrow_mut());
-        for pool in pools.into_values().chain(of_clients.into_values()) {
+        let special = std::mem::take(&mut *self.0.special.borrow_mut());
+        for pool in pools.into_values().chain(special.into_values()) {
             pool.close();
         }
     }
@@ -151,7 +151,7 @@ impl Pools {
             !pool.is_useless()
         };
         self.0.pools.borrow_mut().retain(|_, pool| is_used(pool));
-        self.0.of_clients.borrow_mut().retain(|_, pool| is_used(pool));
+        self.0.special.borrow_mut().retain(|_, pool| is_used(pool));
     }
 
     fn pool(&self, endpoint: &Endpoint, offer: Offer) -> Rc<Pool> {
@@ -159,17 +159,18 @@ impl Pools {
         let key = Arc::as_ptr(&endpoint.connector).addr() | offer as usize;
         let mut pools = self.0.pools.borrow_mut();
         let pool = pools.entry(key).or_insert_with(|| {
-            Pool::new(endpoint, (offer, None), self.0.tasks.clone(), self.0.is_closed.get())
+            let purpose = Purpose::default();
+            Pool::new(endpoint, (offer, purpose), self.0.tasks.clone(), self.0.is_closed.get())
         });
         Rc::clone(pool)
     }
 
-    fn pool_of_client(&self, endpoint: &Endpoint, offer: Offer, ends: Ends) -> Rc<Pool> {
+    fn special_pool(&self, endpoint: &Endpoint, offer: Offer, purpose: Purpose) -> Rc<Pool> {
         let key = Arc::as_ptr(&endpoint.connector).addr() | offer as usize;
-        let mut pools = self.0.of_clients.borrow_mut();
-        let pool = pools.entry((key, ends)).or_insert_with(|| {
-            Pool::new(endpoint, (offer, Some(ends)), self.0.tasks.clone(), self.0.is_closed.get())
-        });
+        let mut pools = self.0.special.borrow_mut();
+        let (tasks, is_closed) = (&self.0.tasks, self.0.is_closed.get());
+        let make = || Pool::new(endpoint, (offer, purpose.clone()), tasks.clone(), is_closed);
+        let pool = pools.entry((key, purpose.clone())).or_insert_with(make);
         Rc::clone(pool)
     }
 }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use crate::cluster::proxy_protocol::ProxyProtocol;
 
 /// Everything about a cluster's connections but their TLS. Where two are equal, connections are
@@ -29,8 +31,19 @@ pub struct ConnectionConfig {
     pub keepalive: Option<TcpKeepalive>,
     /// In which order the addresses of an endpoint that has several are tried.
     pub eyeballs: HappyEyeballs,
+    /// Whether the host of a request is the name to ask for in TLS.
+    pub request_sni: Option<RequestSni>,
     /// Whether, and how, the endpoint is told whose connection it is.
     pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// How the name to ask for in TLS comes from a request (`UpstreamHttpProtocolOptions`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestSni {
+    /// The header that has it; where it is not there the host.
+    pub header: Option<HeaderName>,
+    /// The certificate must be for it.
+    pub is_verified: bool,
 }
 
 /// What is spoken with the endpoints of a cluster.
@@ -133,6 +146,7 @@ impl Default for ConnectionConfig {
             http2: Http2Config::default(),
             keepalive: None,
             eyeballs: HappyEyeballs::default(),
+            request_sni: None,
             proxy_protocol: None,
         }
     }

@@ -9,6 +9,7 @@ use super::endpoints::Endpoint;
 use super::failure::UpstreamFailure;
 use super::live::{EndpointSlot, Slot};
 use super::proxy_protocol::Ends;
+use super::purpose::Purpose;
 use super::{Cluster, connect};
 use crate::telemetry::stats::Limit;
 use crate::tls::client::Offer;
@@ -33,8 +34,9 @@ impl Tunnel {
     ) -> Result<Self, UpstreamFailure> {
         let slot = Slot::under(&cluster.live, Limit::Connections, &cluster.config.breakers)
             .ok_or(UpstreamFailure::Overflow)?;
+        let purpose = Purpose { ends: Some(ends), name: None };
         let of_endpoint = EndpointSlot::new(&endpoint.live);
-        let connected = endpoint.connector.connect(Offer::Http1, Some(ends)).await;
+        let connected = endpoint.connector.connect(Offer::Http1, &purpose).await;
         let stream = connected.map_err(|ConnectError { reason, source }| {
             let (cluster, endpoint) = (&*cluster.config.name, &*endpoint.label);
             tracing::debug!(cluster, endpoint, error = %source, "no connection");

@@ -20,7 +20,8 @@ use crate::cluster::endpoints::{
     CheckTarget, EndpointConfig, EndpointsConfig, Health, Locality, LocalityConfig,
 };
 
-use crate::compile::labels::of_metadata;
+use crate::cluster::labels::Labels;
+use crate::compile::labels::{of_metadata, of_socket};
 
 /// Envoy's limit.
 const PRIORITY_MAX: u32 = 128;
@@ -77,15 +78,16 @@ fn locality(
     seen: &mut HashSet<Address>,
 ) -> Result<LocalityConfig, FieldError> {
     fields!(message: LocalityLbEndpoints,
-        read: [locality, lb_endpoints, load_balancing_weight, priority],
-        // `metadata` is for extensions, `proximity` unused in Envoy too.
-        ignore: [metadata, proximity],
+        read: [locality, lb_endpoints, load_balancing_weight, priority, metadata],
+        // Unused in Envoy too.
+        ignore: [proximity],
         refuse: [lb_config]);
     if priority > PRIORITY_MAX {
         return Err(FieldError::invalid("must be at most 128")).at("priority");
     }
     let weight = weight(load_balancing_weight.as_ref())?;
-    let mut endpoints = each(lb_endpoints, "lb_endpoints", |one| endpoint(one, names))?;
+    let sockets = metadata.as_ref().map(of_socket).unwrap_or_default();
+    let mut endpoints = each(lb_endpoints, "lb_endpoints", |one| endpoint(one, names, &sockets))?;
     sum_of_weights(&endpoints).at("lb_endpoints")?;
     // As in Envoy, the first of several with one address counts.
     endpoints.retain(|endpoint| seen.insert(endpoint.address.clone()));
@@ -117,7 +119,12 @@ fn weight(message: Option<&UInt32Value>) -> Result<Option<u32>, FieldError> {
     }
 }
 
-fn endpoint(message: LbEndpoint, names: Names) -> Result<EndpointConfig, FieldError> {
+/// `sockets`: what its locality says about its socket.
+fn endpoint(
+    message: LbEndpoint,
+    names: Names,
+    sockets: &Labels,
+) -> Result<EndpointConfig, FieldError> {
     fields!(message: LbEndpoint,
         read: [health_status, load_balancing_weight, host_identifier, metadata],
         ignore: [],
@@ -130,8 +137,11 @@ fn endpoint(message: LbEndpoint, names: Names) -> Result<EndpointConfig, FieldEr
             return Err(FieldError::unsupported()).at("endpoint_name");
         }
     };
+    let own = metadata.as_ref().map(of_socket).unwrap_or_default();
+    let has_none = own.is_empty() && sockets.is_empty();
+    let sockets = (!has_none).then(|| Arc::new([own, sockets.clone()]));
     let labels = Arc::new(metadata.map(of_metadata).unwrap_or_default());
-    Ok(EndpointConfig { address, also, hostname, weight, health, labels, check })
+    Ok(EndpointConfig { address, also, hostname, weight, health, labels, sockets, check })
 }
 
 fn health(status: i32) -> Result<Health, FieldError> {

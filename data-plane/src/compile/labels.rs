@@ -20,6 +20,12 @@ pub(crate) fn of_metadata(message: Metadata) -> Labels {
     namespaces.remove(NAMESPACE).map(labels).unwrap_or_default()
 }
 
+/// What metadata says about the socket of an endpoint.
+pub(crate) fn of_socket(message: &Metadata) -> Labels {
+    let of_sockets = message.filter_metadata.get("envoy.transport_socket_match");
+    of_sockets.cloned().map(labels).unwrap_or_default()
+}
+
 /// The values of a struct.
 pub(crate) fn labels(message: Struct) -> Labels {
     let hash_key = match message.fields.get(HASH_KEY).and_then(|value| value.kind.as_ref()) {

@@ -117,6 +117,7 @@ pub fn client(message: UpstreamTlsContext) -> Result<ClientTlsConfig, FieldError
     Ok(ClientTlsConfig {
         sni: (!sni.is_empty()).then(|| server_name(&sni)).transpose().at("sni")?,
         sni_from_host: auto_host_sni,
+        sni_from_request: false,
         verifies_sni: auto_sni_san_validation,
         validation: common.validation,
         certificate: common.certificates.into_iter().next(),

@@ -22,6 +22,8 @@ pub struct ClientTlsConfig {
     pub sni: Option<ServerName<'static>>,
     /// Ask for the endpoint's hostname, where it has one.
     pub sni_from_host: bool,
+    /// Ask for the host that the request is for.
+    pub sni_from_request: bool,
     /// The certificate must be for the name that was asked for.
     pub verifies_sni: bool,
     /// Whom to trust; without it every certificate will do.
@@ -99,7 +101,7 @@ impl ClientTls {
                 builder.with_client_cert_resolver(Arc::new(resolver) as Arc<dyn ResolvesClientCert>)
             }
         };
-        base.enable_sni = config.sni.is_some() || config.sni_from_host;
+        base.enable_sni = config.sni.is_some() || config.sni_from_host || config.sni_from_request;
         base.resumption = if config.resumes {
             Resumption::in_memory_sessions(SESSIONS_MAX)
         } else {

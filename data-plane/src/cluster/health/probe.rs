@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{CheckConfig, Found, GrpcQuestion, HttpQuestion, Question, TcpQuestion};
 use crate::cluster::connect::{Connector, Stream};
+use crate::cluster::purpose::Purpose;
 use crate::format::Context;
 use crate::format::mutation::Side;
 use crate::tls::client::Offer;
@@ -67,7 +68,8 @@ impl Probe {
         match &check.question {
             Question::Http(question) => self.ask_http(question).await,
             Question::Tcp(question) => {
-                let mut stream = self.connector.connect(Offer::Http1, None).await.ok()?;
+                let mut stream =
+                    self.connector.connect(Offer::Http1, &Purpose::default()).await.ok()?;
                 exchange(&mut stream, question).await
             }
             Question::Grpc(question) => self.ask_grpc(question).await,
@@ -142,7 +144,7 @@ impl Probe {
     }
 
     async fn connect(&self, offer: Offer) -> Option<Sender> {
-        let stream = TokioIo::new(self.connector.connect(offer, None).await.ok()?);
+        let stream = TokioIo::new(self.connector.connect(offer, &Purpose::default()).await.ok()?);
         match offer {
             Offer::Http1 | Offer::Both => {
                 let (sender, connection) = http1::handshake(stream).await.ok()?;

@@ -18,7 +18,7 @@ use crate::cluster::live::{ClusterLive, EndpointLive, Slot};
 use crate::cluster::pool::Link;
 use crate::cluster::pool::http1::{self, Http1};
 use crate::cluster::pool::http2::{self, Http2, Http2Stream};
-use crate::cluster::proxy_protocol::Ends;
+use crate::cluster::purpose::Purpose;
 use crate::telemetry::stats::Limit;
 use crate::tls::client::Offer;
 
@@ -30,8 +30,7 @@ pub(super) struct Pool {
     /// What the endpoint last allowed on an HTTP/2 connection.
     pub(super) streams_max: Cell<Option<usize>>,
     offer: Offer,
-    /// Whose connections they are, where the endpoint is told.
-    ends: Option<Ends>,
+    purpose: Purpose,
     /// Gone when no snapshot has the endpoint any more.
     alive: std::sync::Weak<()>,
     is_closed: Cell<bool>,
@@ -96,7 +95,7 @@ pub(super) struct Permit {
 impl Pool {
     pub(super) fn new(
         endpoint: &Endpoint,
-        (offer, ends): (Offer, Option<Ends>),
+        (offer, purpose): (Offer, Purpose),
         tasks: TaskTracker,
         is_closed: bool,
     ) -> Rc<Self> {
@@ -105,7 +104,7 @@ impl Pool {
             tasks,
             streams_max: Cell::new(None),
             offer,
-            ends,
+            purpose,
             alive: Arc::downgrade(&endpoint.alive),
             is_closed: Cell::new(is_closed),
             state: RefCell::default(),
@@ -194,7 +193,7 @@ impl Pool {
         endpoint: &Endpoint,
     ) -> Result<Ready, Refusal> {
         let in_making = InMaking::new(self);
-        match self.connector.connect(self.offer, self.ends).await {
+        match self.connector.connect(self.offer, &self.purpose).await {
             Ok(stream) => {
                 let permit = permit.counted(&endpoint.home.live, &endpoint.live);
                 let made = self.open(stream, permit).await;

@@ -232,6 +232,7 @@ pub(crate) fn endpoints(addresses: &[Address]) -> Arc<EndpointsConfig> {
         weight: 1,
         health: Health::Healthy,
         labels: Arc::default(),
+        sockets: None,
         check: None,
     });
     let group = LocalityConfig {
@@ -254,6 +255,7 @@ fn config(endpoints: &Arc<EndpointsConfig>, settings: Settings) -> ClusterConfig
         balancer: BalancerConfig::default(),
         connection: Arc::new(settings.connection),
         tls: settings.tls,
+        sockets: Box::default(),
         breakers: settings.breakers,
         check: settings.check.map(Arc::new),
         outlier: settings.outlier,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::Name;
 use xds_proto::convert::optional_duration;
-use xds_proto::envoy::config::cluster::v3::UpstreamConnectionOptions;
+use xds_proto::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
 use xds_proto::envoy::config::cluster::v3::upstream_connection_options::{
     FirstAddressFamilyVersion, HappyEyeballsConfig,
 };
@@ -21,8 +21,10 @@ use xds_proto::fields;
 use xds_proto::google::protobuf::{self, Any, UInt32Value};
 
 use crate::cluster::protocol::{
-    AddressFamily, ConnectionConfig, HappyEyeballs, Http2Config, TcpKeepalive, UpstreamProtocol,
+    AddressFamily, ConnectionConfig, HappyEyeballs, Http2Config, RequestSni, TcpKeepalive,
+    UpstreamProtocol,
 };
+use crate::compile::route::action::header_name;
 use crate::compile::unpack;
 
 /// The key of the protocol options, and the only one we know.
@@ -37,7 +39,25 @@ pub(super) struct ConnectionFields {
     pub(super) http1: Option<core::Http1ProtocolOptions>,
     pub(super) http2: Option<core::Http2ProtocolOptions>,
     pub(super) selection: i32,
+    pub(super) upstream: Option<core::UpstreamHttpProtocolOptions>,
     pub(super) options: Option<UpstreamConnectionOptions>,
+}
+
+impl ConnectionFields {
+    #[expect(deprecated, reason = "what Envoy deprecates is sent all the same")]
+    pub(super) fn take(message: &mut Cluster) -> Self {
+        Self {
+            timeout: message.connect_timeout.take(),
+            typed: std::mem::take(&mut message.typed_extension_protocol_options),
+            requests_max: message.max_requests_per_connection.take(),
+            common: message.common_http_protocol_options.take(),
+            http1: message.http_protocol_options.take(),
+            http2: message.http2_protocol_options.take(),
+            selection: std::mem::take(&mut message.protocol_selection),
+            upstream: message.upstream_http_protocol_options.take(),
+            options: message.upstream_connection_options.take(),
+        }
+    }
 }
 
 pub(super) fn compile(fields: ConnectionFields) -> Result<ConnectionConfig, FieldError> {
@@ -66,6 +86,9 @@ pub(super) fn compile(fields: ConnectionFields) -> Result<ConnectionConfig, Fiel
         if let Some(message) = fields.http2 {
             config.http2 = http2(message).at("http2_protocol_options")?;
             config.protocol = UpstreamProtocol::Http2;
+        }
+        if let Some(message) = fields.upstream {
+            config.request_sni = request_sni(message).at("upstream_http_protocol_options")?;
         }
         if fields.selection == ClusterProtocolSelection::UseDownstreamProtocol as i32 {
             config.protocol = UpstreamProtocol::Downstream;
@@ -132,10 +155,13 @@ fn http(packed: &Any, config: &mut ConnectionConfig) -> Result<(), FieldError> {
     }
     let message: HttpProtocolOptions = unpack(packed)?;
     fields!(message: HttpProtocolOptions,
-    read: [common_http_protocol_options, http_filters, upstream_protocol_options],
+    read: [
+        common_http_protocol_options, http_filters, upstream_protocol_options,
+        upstream_http_protocol_options,
+    ],
     ignore: [],
     refuse: [
-        upstream_http_protocol_options, header_validation_config, outlier_detection,
+        header_validation_config, outlier_detection,
         request_mirror_policies, hash_policy, retry_policy,
     ]);
     // The codec is what an empty chain ends in, too.
@@ -146,6 +172,9 @@ fn http(packed: &Any, config: &mut ConnectionConfig) -> Result<(), FieldError> {
     if let Some(message) = common_http_protocol_options {
         common(message, config).at("common_http_protocol_options")?;
     }
+    if let Some(message) = upstream_http_protocol_options {
+        config.request_sni = request_sni(message).at("upstream_http_protocol_options")?;
+    }
     match required(upstream_protocol_options, "upstream_protocol_options")? {
         UpstreamProtocolOptions::ExplicitHttpConfig(message) => {
             explicit(message, config).at("explicit_http_config")
@@ -155,6 +184,22 @@ fn http(packed: &Any, config: &mut ConnectionConfig) -> Result<(), FieldError> {
         }
         UpstreamProtocolOptions::AutoConfig(message) => auto(message, config).at("auto_config"),
     }
+}
+
+/// The name that is asked for in TLS, where it is that of the request.
+fn request_sni(
+    message: core::UpstreamHttpProtocolOptions,
+) -> Result<Option<RequestSni>, FieldError> {
+    fields!(message: core::UpstreamHttpProtocolOptions,
+        read: [auto_sni, auto_san_validation, override_auto_sni_header], ignore: [], refuse: []);
+    if !auto_sni && auto_san_validation {
+        let reason = "is supported only together with auto_sni";
+        return Err(FieldError::invalid(reason)).at("auto_san_validation");
+    }
+    let header = (!override_auto_sni_header.is_empty()).then_some(override_auto_sni_header);
+    let header =
+        header.map(|name| header_name(&name)).transpose().at("override_auto_sni_header")?;
+    Ok(auto_sni.then_some(RequestSni { header, is_verified: auto_san_validation }))
 }
 
 fn explicit(message: ExplicitHttpConfig, config: &mut ConnectionConfig) -> Result<(), FieldError> {
