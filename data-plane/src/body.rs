@@ -1,12 +1,15 @@
 //! A message body on its way through the proxy: counted, and given up when nothing moves.
 
 pub mod kept;
+pub mod flow;
+pub mod stall;
 pub mod tee;
 
 use std::cell::{Cell, OnceCell};
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +18,8 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
+
+use self::flow::Flow;
 
 /// What a body sends before it ends early.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,6 +54,11 @@ pub enum DeadlineKind {
 pub trait Lease {
     /// The last byte has been read: the connection may serve others.
     fn complete(self: Box<Self>);
+
+    /// How the connection is read, where it carries nothing else.
+    fn flow(&self) -> Option<&Arc<Flow>> {
+        None
+    }
 }
 
 /// A request or response body.
@@ -107,14 +117,14 @@ impl Body {
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
-        Self { source, watch: None, held: Held::default() }
+        Self { source, ..Self::default() }
     }
 
     /// A body that streams in from a connection.
     pub fn incoming(incoming: Incoming) -> Self {
         let source =
             if incoming.is_end_stream() { Source::Empty } else { Source::Incoming(incoming) };
-        Self { source, watch: None, held: Held::default() }
+        Self { source, ..Self::default() }
     }
 
     /// A body that streams in from a connection which it keeps busy until it ends.
@@ -133,7 +143,7 @@ impl Body {
         B: http_body::Body<Data = Bytes, Error = BoxError> + 'static,
     {
         let source = Source::Filtered(Box::pin(body));
-        Self { source, watch: None, held: Held::default() }
+        Self { source, ..Self::default() }
     }
 
     /// The body that `wrap` makes of this one. What watches it watches what comes out.
@@ -151,6 +161,16 @@ impl Body {
     pub fn watched(mut self, meter: Rc<Meter>, deadlines: Deadlines) -> Self {
         self.watch = Some(Watch { meter, deadlines, sleep: None });
         self
+    }
+
+    /// How the connection is read that it comes from, where that carries nothing else.
+    fn flow(&self) -> Option<Arc<Flow>> {
+        self.held.0.as_ref().and_then(|lease| lease.flow()).map(Arc::clone)
+    }
+
+    /// When it is given up.
+    pub fn deadlines(&self) -> Deadlines {
+        self.watch.as_ref().map(|watch| watch.deadlines).unwrap_or_default()
     }
 
     /// All of it, where it is known as a whole and nothing of it was sent.
@@ -370,6 +390,18 @@ impl Source {
     }
 }
 
+impl Body {
+    /// Gives the body up once it is too late; it did not move now.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        let Some(watch) = &mut self.watch else { return Poll::Pending };
+        let Poll::Ready(kind) = watch.poll_deadlines(context) else { return Poll::Pending };
+        watch.meter.ended.set(Some(Ended::Deadline(kind)));
+        self.source = Source::Empty;
+        self.held = Held::default();
+        Poll::Ready(BodyError::Deadline(kind))
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;
@@ -386,16 +418,13 @@ impl http_body::Body for Body {
             Poll::Ready(None | Some(Ok(_))) => this.held.complete(),
             Poll::Ready(Some(Err(_))) => this.held = Held::default(),
         }
+        if polled.is_pending() {
+            return this.poll_late(context).map(|late| Some(Err(late)));
+        }
         let Some(watch) = &mut this.watch else { return polled };
         let meter = &watch.meter;
         match &polled {
-            Poll::Pending => {
-                let Poll::Ready(kind) = watch.poll_deadlines(context) else { return Poll::Pending };
-                watch.meter.ended.set(Some(Ended::Deadline(kind)));
-                this.source = Source::Empty;
-                this.held = Held::default();
-                return Poll::Ready(Some(Err(BodyError::Deadline(kind))));
-            }
+            Poll::Pending => {}
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);

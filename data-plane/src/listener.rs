@@ -50,6 +50,8 @@ pub struct ListenerConfig {
     pub default_chain: Option<Arc<FilterChainConfig>>,
     /// How long a client may take to say what chains are chosen by.
     pub hello_timeout: Option<Duration>,
+    /// Bytes to read from a connection at a time, at most.
+    pub buffer_bytes: usize,
     /// Connections accepted in one go.
     pub accepts_per_wake: usize,
     /// What a proxy in front says of whom it speaks for.

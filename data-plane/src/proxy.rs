@@ -20,6 +20,7 @@ mod upgrade;
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
@@ -35,6 +36,8 @@ use self::exchange::{Exchange, path_of};
 use self::forward::Plan;
 use self::reply::Local;
 use self::upgrade::Tunnel;
+use crate::body::flow::Outgoing;
+use crate::body::stall::StreamWatch;
 use crate::body::{Body, BodyError, Deadlines};
 use crate::cluster::pool::InFlight;
 use crate::filtering::Verdict;
@@ -50,12 +53,16 @@ use crate::telemetry::why::Why;
 /// The body of a response on its way to the client. The exchange ends with it.
 #[derive(Debug)]
 pub struct ReplyBody {
-    body: Body,
+    body: Outgoing,
     exchange: Option<Exchange>,
 }
 
-/// Answers a request.
-pub async fn serve(connection: &Rc<Connection>, request: Request<Incoming>) -> Response<ReplyBody> {
+/// Answers a request. `stream` watches over it, where a connection has several.
+pub async fn serve(
+    connection: &Rc<Connection>,
+    request: Request<Incoming>,
+    stream: Option<Rc<StreamWatch>>,
+) -> Response<ReplyBody> {
     let (mut head, incoming) = request.into_parts();
     let client = head.extensions.remove::<OnUpgrade>();
     let mut exchange = Exchange::new(connection, &head);
@@ -73,7 +80,7 @@ pub async fn serve(connection: &Rc<Connection>, request: Request<Incoming>) -> R
         Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             switch(exchange, client, response)
         }
-        _ => reply(exchange, response),
+        _ => reply(exchange, response, stream.as_deref()),
     }
 }
 
@@ -92,7 +99,7 @@ pub async fn refuse(
         }
         None => Local::new(Why::InternalError).respond(),
     };
-    reply(exchange, response)
+    reply(exchange, response, None)
 }
 
 /// The response, ready but for its body.
@@ -353,7 +360,11 @@ fn allowed<'a>(
 }
 
 /// Hands the response to the codec; the exchange ends with its body.
-fn reply(mut exchange: Exchange, mut response: Response<Body>) -> Response<ReplyBody> {
+fn reply(
+    mut exchange: Exchange,
+    mut response: Response<Body>,
+    stream: Option<&StreamWatch>,
+) -> Response<ReplyBody> {
     // Envoy too waits for no rest of a request that is answered already.
     let ends = exchange.ends_connection || !exchange.is_request_complete();
     let is_http1 = exchange.version < Version::HTTP_2;
@@ -368,7 +379,19 @@ fn reply(mut exchange: Exchange, mut response: Response<Body>) -> Response<Reply
     if exchange.why != Some(Why::ClientClosed) {
         exchange.note_response(response.status(), response.headers());
     }
-    response.map(|body| ReplyBody { body, exchange: Some(exchange) })
+    let flow = Arc::clone(&exchange.connection.flow);
+    response.map(|body| {
+        let body = match stream {
+            None => Outgoing::new(body, Some(flow)),
+            Some(stream) => {
+                if !body.is_empty() {
+                    stream.begin(Rc::clone(&exchange.response), body.deadlines());
+                }
+                Outgoing::new(body, None)
+            }
+        };
+        ReplyBody { body, exchange: Some(exchange) }
+    })
 }
 
 /// Switches protocols: the exchange ends with the tunnel.
@@ -380,7 +403,7 @@ fn switch(
     let Some(upstream) = response.extensions_mut().remove::<OnUpgrade>() else {
         let local = Local::new(Why::UpstreamProtocolError).respond();
         let local = ours(&mut exchange, Why::UpstreamProtocolError, local);
-        return reply(exchange, local);
+        return reply(exchange, local, None);
     };
     exchange.note_response(response.status(), response.headers());
     let in_flight = response.extensions_mut().remove::<InFlight>();
@@ -388,7 +411,7 @@ fn switch(
     let tunnel = Tunnel { client, upstream, in_flight, idle };
     let tasks = exchange.connection.worker().tasks.clone();
     tasks.spawn_local(tunnel.run(exchange));
-    response.map(|_| ReplyBody { body: Body::empty(), exchange: None })
+    response.map(|_| ReplyBody { body: Outgoing::new(Body::empty(), None), exchange: None })
 }
 
 impl http_body::Body for ReplyBody {

@@ -127,7 +127,7 @@ impl Connection {
         alpn: &[&str],
         own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
     ) -> Result<(Self, CertificateDer<'static>)> {
-        let mut config = crate::client::tls::anyone(own);
+        let mut config = crate::tls::Looker::default().config(own);
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let name = ServerName::try_from(name.to_owned())?;
         let connector = TlsConnector::from(Arc::new(config));
@@ -236,80 +236,4 @@ async fn connect(address: SocketAddr) -> Result<TcpStream> {
     let stream = timeout(LIMIT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-mod tls {
-    //! A TLS client that shows the certificate instead of judging it.
-
-    use std::sync::Arc;
-
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::{CryptoProvider, aws_lc_rs};
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-    use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-
-    pub(super) fn anyone(
-        own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
-    ) -> ClientConfig {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
-        match own {
-            None => builder.with_no_client_auth(),
-            Some((certificate, key)) => {
-                builder.with_client_auth_cert(vec![certificate], key).unwrap()
-            }
-        }
-    }
-
-    #[derive(Debug)]
-    struct Anyone(Arc<CryptoProvider>);
-
-    impl ServerCertVerifier for Anyone {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls12_signature(
-                message,
-                cert,
-                signature,
-                &self.0.signature_verification_algorithms,
-            )
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls13_signature(
-                message,
-                cert,
-                signature,
-                &self.0.signature_verification_algorithms,
-            )
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
-    }
 }

@@ -109,10 +109,17 @@ async fn follow(
         if stream.write_all(script.before.as_bytes()).await.is_err() {
             return;
         }
-        let body =
-            if script.reads_body { body(&mut stream, &mut ahead, &head).await } else { None };
-        let body = body.map(|body| String::from_utf8_lossy(&body).into_owned());
-        seen.lock().unwrap().push(json!([parse_head(&head), body]));
+        let place = {
+            let mut seen = seen.lock().unwrap();
+            seen.push(json!([parse_head(&head), null]));
+            seen.len() - 1
+        };
+        if script.reads_body
+            && let Some(body) = body(&mut stream, &mut ahead, &head).await
+            && let Some(seen) = seen.lock().unwrap().get_mut(place)
+        {
+            seen[1] = String::from_utf8_lossy(&body).into();
+        }
         if stream.write_all(script.answer.as_bytes()).await.is_err() {
             return;
         }
@@ -135,10 +142,7 @@ async fn follow(
 
 async fn body(stream: &mut TcpStream, ahead: &mut Vec<u8>, head: &str) -> Option<Vec<u8>> {
     if head.contains("transfer-encoding: chunked") {
-        return read_until(stream, ahead, b"0\r\n").await.map(|mut body| {
-            body.truncate(body.len());
-            body
-        });
+        return read_until(stream, ahead, b"0\r\n").await;
     }
     let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
     while ahead.len() < length {

@@ -1,5 +1,6 @@
 //! Connections of one worker to endpoints.
 
+mod address;
 mod endpoint;
 mod http1;
 mod http2;
@@ -7,7 +8,7 @@ mod request;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
+use crate::body::flow::LargeBodies;
 use crate::cluster::endpoints::{Endpoint, Home};
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::live::{EndpointSlot, Slot};
+use crate::cluster::pool::address::AddressHasher;
 use crate::cluster::pool::endpoint::{Pool, Ready};
 use crate::cluster::protocol::UpstreamProtocol;
 use crate::cluster::purpose::Purpose;
@@ -41,6 +44,7 @@ pub struct Pools(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     tasks: TaskTracker,
+    large: LargeBodies,
     /// By the address of the connector, which the pool keeps in its place, and the offer.
     pools: RefCell<HashMap<usize, Rc<Pool>, BuildHasherDefault<AddressHasher>>>,
     /// Where connections are not for just any request.
@@ -70,6 +74,7 @@ impl Pools {
     pub fn new(tasks: TaskTracker) -> Self {
         let inner = Inner {
             tasks,
+            large: LargeBodies::default(),
             pools: RefCell::default(),
             special: RefCell::default(),
             is_closed: Cell::new(false),
@@ -154,13 +159,22 @@ impl Pools {
         self.0.special.borrow_mut().retain(|_, pool| is_used(pool));
     }
 
+    fn shared(&self) -> (TaskTracker, LargeBodies) {
+        (self.0.tasks.clone(), self.0.large.clone())
+    }
+
+    /// The large bodies that are under way in the worker.
+    pub fn large_bodies(&self) -> LargeBodies {
+        self.0.large.clone()
+    }
+
     fn pool(&self, endpoint: &Endpoint, offer: Offer) -> Rc<Pool> {
         // An address is even, thrice over; the offer fits below.
         let key = Arc::as_ptr(&endpoint.connector).addr() | offer as usize;
         let mut pools = self.0.pools.borrow_mut();
         let pool = pools.entry(key).or_insert_with(|| {
             let purpose = Purpose::default();
-            Pool::new(endpoint, (offer, purpose), self.0.tasks.clone(), self.0.is_closed.get())
+            Pool::new(endpoint, (offer, purpose), self.shared(), self.0.is_closed.get())
         });
         Rc::clone(pool)
     }
@@ -168,8 +182,8 @@ impl Pools {
     fn special_pool(&self, endpoint: &Endpoint, offer: Offer, purpose: Purpose) -> Rc<Pool> {
         let key = Arc::as_ptr(&endpoint.connector).addr() | offer as usize;
         let mut pools = self.0.special.borrow_mut();
-        let (tasks, is_closed) = (&self.0.tasks, self.0.is_closed.get());
-        let make = || Pool::new(endpoint, (offer, purpose.clone()), tasks.clone(), is_closed);
+        let (shared, is_closed) = (self.shared(), self.0.is_closed.get());
+        let make = || Pool::new(endpoint, (offer, purpose.clone()), shared, is_closed);
         let pool = pools.entry((key, purpose.clone())).or_insert_with(make);
         Rc::clone(pool)
     }
@@ -204,27 +218,6 @@ fn offer(protocol: UpstreamProtocol, request: &http::Request<Body>) -> Offer {
         UpstreamProtocol::Auto => Offer::Both,
         UpstreamProtocol::Downstream if request.version() == http::Version::HTTP_2 => Offer::Http2,
         UpstreamProtocol::Downstream => Offer::Http1,
-    }
-}
-
-/// Spreads addresses, which differ in the middle, over all bits.
-#[derive(Debug, Default)]
-struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_usize(usize::from(*byte));
-        }
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        let mixed = (self.0 ^ value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
     }
 }
 

@@ -33,6 +33,8 @@ pub struct ConnectionConfig {
     pub eyeballs: HappyEyeballs,
     /// Whether the host of a request is the name to ask for in TLS.
     pub request_sni: Option<RequestSni>,
+    /// Bytes to read from a connection at a time, at most.
+    pub buffer_bytes: usize,
     /// Whether, and how, the endpoint is told whose connection it is.
     pub proxy_protocol: Option<ProxyProtocol>,
 }
@@ -147,6 +149,7 @@ impl Default for ConnectionConfig {
             keepalive: None,
             eyeballs: HappyEyeballs::default(),
             request_sni: None,
+            buffer_bytes: usize::MAX,
             proxy_protocol: None,
         }
     }

@@ -29,26 +29,23 @@ use crate::compile::cluster::policy::PolicyFields;
 ///
 /// # Errors
 /// The first field that is missing, out of range or not implemented.
-pub fn compile(mut message: Cluster) -> Result<ClusterConfig, FieldError> {
-    let discovery = DiscoveryFields::take(&mut message);
-    let policy = PolicyFields::take(&mut message);
-    let connection = ConnectionFields::take(&mut message);
+pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
     fields!(message: Cluster,
     read: [
-        name, cluster_discovery_type, eds_cluster_config, load_assignment,
-        dns_lookup_family, dns_refresh_rate, dns_failure_refresh_rate, dns_jitter,
-        lb_policy, lb_config, load_balancing_policy, common_lb_config,
-        connect_timeout, typed_extension_protocol_options, max_requests_per_connection,
-        common_http_protocol_options, http_protocol_options, http2_protocol_options,
-        protocol_selection, upstream_connection_options, transport_socket, circuit_breakers,
-        lb_subset_config, health_checks, outlier_detection, transport_socket_matches,
-        upstream_http_protocol_options,
+        name, cluster_discovery_type, eds_cluster_config, load_assignment, dns_lookup_family,
+        dns_refresh_rate, dns_failure_refresh_rate, dns_jitter, lb_policy, lb_config,
+        load_balancing_policy, common_lb_config, connect_timeout, typed_extension_protocol_options,
+        max_requests_per_connection, common_http_protocol_options, http_protocol_options,
+        http2_protocol_options, protocol_selection, upstream_connection_options,
+        upstream_http_protocol_options, transport_socket, transport_socket_matches,
+        circuit_breakers, lb_subset_config, health_checks, outlier_detection,
+        per_connection_buffer_limit_bytes,
     ],
     ignore: [
         // Metrics go by the cluster's name.
         alt_stat_name, stats_matcher, track_timeout_budgets, track_cluster_stats,
-        // Buffers have limits of their own.
-        per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout,
+        // What reads slowly meets the timeouts of its request.
+        per_connection_buffer_high_watermark_timeout,
         // A new cluster always waits for its endpoints; connections are made when needed.
         wait_for_warm_on_init, preconnect_policy,
         // The system's resolver tells no TTL, and decides on TCP itself.
@@ -63,24 +60,41 @@ pub fn compile(mut message: Cluster) -> Result<ClusterConfig, FieldError> {
         metadata,
     ],
     refuse: [
-        transport_socket_matcher,
-        close_connections_on_host_health_failure, dns_resolvers, dns_resolution_config,
-        typed_dns_resolver_config, upstream_bind_config, filters,
+        transport_socket_matcher, close_connections_on_host_health_failure, dns_resolvers,
+        dns_resolution_config, typed_dns_resolver_config, upstream_bind_config, filters,
         upstream_config, connection_pool_per_downstream_connection, queuing_policies,
     ]);
     let name: Arc<str> = required_text(name, "name")?.into();
-    let _read_above = (
-        (cluster_discovery_type, eds_cluster_config, load_assignment, dns_lookup_family),
-        (dns_refresh_rate, dns_failure_refresh_rate, dns_jitter),
-        (lb_policy, lb_config, load_balancing_policy, common_lb_config, lb_subset_config),
-        (connect_timeout, typed_extension_protocol_options, max_requests_per_connection),
-        (common_http_protocol_options, http_protocol_options, http2_protocol_options),
-        (protocol_selection, upstream_connection_options, upstream_http_protocol_options),
-    );
+    let discovery = DiscoveryFields {
+        kind: cluster_discovery_type,
+        eds: eds_cluster_config,
+        assignment: load_assignment,
+        family: dns_lookup_family,
+        refresh: dns_refresh_rate,
+        failure: dns_failure_refresh_rate,
+        jitter: dns_jitter,
+    };
     let discovery = discovery::compile(&name, discovery)?;
-    let is_provided = matches!(discovery, Discovery::Aggregate(_));
-    let balancer = policy::compile(PolicyFields { is_provided, ..policy })?;
-    let mut connection = connection::compile(connection)?;
+    let balancer = policy::compile(PolicyFields {
+        policy: lb_policy,
+        config: lb_config,
+        policies: load_balancing_policy,
+        common: common_lb_config,
+        subset: lb_subset_config,
+        is_provided: matches!(discovery, Discovery::Aggregate(_)),
+    })?;
+    let mut connection = connection::compile(ConnectionFields {
+        timeout: connect_timeout,
+        typed: typed_extension_protocol_options,
+        requests_max: max_requests_per_connection,
+        common: common_http_protocol_options,
+        http1: http_protocol_options,
+        http2: http2_protocol_options,
+        selection: protocol_selection,
+        options: upstream_connection_options,
+        upstream: upstream_http_protocol_options,
+        buffer_bytes: per_connection_buffer_limit_bytes,
+    })?;
     let (tls, sockets) = socket::all(transport_socket, transport_socket_matches, &mut connection)?;
     Ok(ClusterConfig {
         secrets: socket::secrets(tls.as_ref(), &sockets),

@@ -45,12 +45,13 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
         read: [
             name, address, filter_chains, default_filter_chain, listener_filters,
             listener_filters_timeout, max_connections_to_accept_per_socket_event,
+            per_connection_buffer_limit_bytes,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
             stat_prefix, stats_matcher,
-            // Back-pressure is by bytes in flight, which hyper bounds.
-            per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout,
+            // Who reads slowly meets the timeouts of its request.
+            per_connection_buffer_high_watermark_timeout,
             // For control planes and statistics.
             metadata, traffic_direction,
             // A listener that goes always drains.
@@ -95,6 +96,10 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
         chains: chains.into_iter().map(Arc::new).collect(),
         default_chain: default_chain.map(Arc::new),
         hello_timeout: (!hello_timeout.is_zero()).then_some(hello_timeout),
+        buffer_bytes: per_connection_buffer_limit_bytes
+            .and_then(|bytes| usize::try_from(bytes.value).ok())
+            .filter(|bytes| *bytes > 0)
+            .unwrap_or(usize::MAX),
         accepts_per_wake: accepts
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(ACCEPTS_PER_WAKE),

@@ -15,6 +15,7 @@ use xds_proto::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret, SubjectAltNameMatcher, TlsCertificate,
+    TlsSessionTicketKeys,
 };
 use xds_proto::envoy::r#type::matcher::v3::StringMatcher;
 use xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -25,6 +26,7 @@ use crate::matcher::compile as matcher;
 use crate::tls::names::NameMatcher;
 use crate::tls::provider;
 use crate::tls::secret::{Certificate, SecretConfig, SecretKind, Validation};
+use crate::tls::ticket::TicketKeys;
 
 /// Compiles a secret.
 ///
@@ -40,8 +42,8 @@ pub fn compile(message: Secret) -> Result<SecretConfig, FieldError> {
         Type::ValidationContext(message) => {
             SecretKind::Validation(Arc::new(validation(message).at("validation_context")?))
         }
-        Type::SessionTicketKeys(_) => {
-            return Err(FieldError::unsupported()).at("session_ticket_keys");
+        Type::SessionTicketKeys(message) => {
+            SecretKind::TicketKeys(Arc::new(ticket_keys(message).at("session_ticket_keys")?))
         }
         Type::GenericSecret(_) => return Err(FieldError::unsupported()).at("generic_secret"),
     };
@@ -100,6 +102,20 @@ fn certificates(source: Option<DataSource>) -> Result<Vec<CertificateDer<'static
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) | Err(_) => Err(FieldError::invalid("no certificate in PEM form")),
     }
+}
+
+/// The keys of session tickets.
+pub(crate) fn ticket_keys(message: TlsSessionTicketKeys) -> Result<TicketKeys, FieldError> {
+    fields!(message: TlsSessionTicketKeys, read: [keys], ignore: [], refuse: []);
+    let keys = each(keys, "keys", |source| {
+        let key = inline_data(Some(source))?;
+        if key.len() != TicketKeys::KEY_BYTES {
+            let reason = format!("must be {} bytes, has {}", TicketKeys::KEY_BYTES, key.len());
+            return Err(FieldError::invalid(reason));
+        }
+        Ok(key)
+    })?;
+    TicketKeys::new(&keys).ok_or_else(FieldError::required).at("keys")
 }
 
 /// Whom to trust.
@@ -238,6 +254,11 @@ mod tests {
             (
                 format!("{{name: s, tls_certificate: {bare}}}"),
                 "tls_certificate.certificate_chain: no certificate in PEM form",
+            ),
+            ("{name: s, session_ticket_keys: {}}".into(), "session_ticket_keys.keys: required"),
+            (
+                "{name: s, session_ticket_keys: {keys: [{inline_string: x}]}}".into(),
+                "session_ticket_keys.keys[0]: must be 80 bytes, has 1",
             ),
             (
                 "{name: s, tls_certificate: {certificate_chain: {filename: /x}}}".into(),

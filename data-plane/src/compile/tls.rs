@@ -1,17 +1,19 @@
 //! TLS contexts of both sides.
 
+mod parameters;
+
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
+use xds_proto::convert::optional_duration;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::{
     OcspStaplePolicy, SessionTicketKeysType,
 };
-use xds_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::{
-    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters, UpstreamTlsContext,
+    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, UpstreamTlsContext,
 };
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
@@ -19,10 +21,10 @@ use xds_proto::fields;
 use crate::compile::secret;
 use crate::compile::source::reference;
 use crate::reference::Reference;
-use crate::tls::Versions;
+use crate::tls::Parameters;
 use crate::tls::client::ClientTlsConfig;
 use crate::tls::secret::{CertificateSource, ValidationSource};
-use crate::tls::server::ServerTlsConfig;
+use crate::tls::server::{ServerTlsConfig, TicketSource};
 
 /// Compiles TLS towards clients.
 ///
@@ -33,11 +35,11 @@ pub fn server(message: DownstreamTlsContext) -> Result<ServerTlsConfig, FieldErr
         read: [
             common_tls_context, require_client_certificate, require_sni,
             disable_stateful_session_resumption, prefer_client_ciphers, session_ticket_keys_type,
-            ocsp_staple_policy,
+            ocsp_staple_policy, session_timeout,
         ],
         // What nobody is named like always gets the certificate that its client can verify.
         ignore: [full_scan_certs_on_sni_mismatch],
-        refuse: [session_timeout]);
+        refuse: []);
     // Others judge the staple; this one passes on what is given.
     if OcspStaplePolicy::try_from(ocsp_staple_policy) != Ok(OcspStaplePolicy::LenientStapling) {
         return Err(FieldError::unsupported()).at("ocsp_staple_policy");
@@ -61,25 +63,38 @@ pub fn server(message: DownstreamTlsContext) -> Result<ServerTlsConfig, FieldErr
         }
         _ => {}
     }
-    let has_tickets = match session_ticket_keys_type {
-        None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => true,
-        Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => false,
-        Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
-            return Err(FieldError::unsupported()).at("session_ticket_keys");
+    let tickets = match session_ticket_keys_type {
+        None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => {
+            TicketSource::Own
         }
-        Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
-            return Err(FieldError::unsupported()).at("session_ticket_keys_sds_secret_config");
+        Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => {
+            TicketSource::Nowhere
+        }
+        Some(SessionTicketKeysType::SessionTicketKeys(message)) => {
+            let keys = secret::ticket_keys(message).at("session_ticket_keys")?;
+            TicketSource::Inline(Arc::new(keys))
+        }
+        Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(message)) => {
+            let name = secret_reference(message).at("session_ticket_keys_sds_secret_config")?;
+            TicketSource::Secret(name)
         }
     };
+    let lifetime = optional_duration(session_timeout.as_ref(), "session_timeout")?;
+    let ticket_secs = lifetime.map(|lifetime| u32::try_from(lifetime.as_secs()));
+    let ticket_secs = ticket_secs
+        .transpose()
+        .map_err(|_| FieldError::invalid("must be below 2^32 s"))
+        .at("session_timeout")?;
     Ok(ServerTlsConfig {
         certificates: common.certificates,
         alpn: common.alpn,
-        versions: common.versions,
+        parameters: common.parameters,
         validation: common.validation,
         requires_client_certificate,
         requires_sni: require_sni.is_some_and(|flag| flag.value),
         prefers_client_ciphers: prefer_client_ciphers,
-        has_tickets,
+        tickets,
+        ticket_secs,
         has_session_cache: !disable_stateful_session_resumption,
     })
 }
@@ -122,7 +137,7 @@ pub fn client(message: UpstreamTlsContext) -> Result<ClientTlsConfig, FieldError
         validation: common.validation,
         certificate: common.certificates.into_iter().next(),
         alpn: common.alpn,
-        versions: common.versions,
+        parameters: common.parameters,
         resumes: max_session_keys.is_none_or(|keys| keys.value > 0),
     })
 }
@@ -136,7 +151,7 @@ fn server_name(name: &str) -> Result<ServerName<'static>, FieldError> {
 struct Common {
     certificates: Vec<CertificateSource>,
     alpn: Vec<Vec<u8>>,
-    versions: Versions,
+    parameters: Parameters,
     validation: Option<ValidationSource>,
 }
 
@@ -162,34 +177,13 @@ fn common(message: CommonTlsContext) -> Result<Common, FieldError> {
     Ok(Common {
         certificates: inline.into_iter().chain(named).collect(),
         alpn: alpn_protocols.into_iter().map(String::into_bytes).collect(),
-        versions: tls_params.map_or_else(|| Ok(Versions::default()), versions).at("tls_params")?,
+        parameters: tls_params
+            .map(parameters::compile)
+            .transpose()
+            .at("tls_params")?
+            .unwrap_or_default(),
         validation: validation_context_type.map(validation).transpose()?,
     })
-}
-
-fn versions(message: TlsParameters) -> Result<Versions, FieldError> {
-    fields!(message: TlsParameters,
-        read: [tls_minimum_protocol_version, tls_maximum_protocol_version],
-        ignore: [],
-        refuse: [cipher_suites, ecdh_curves, signature_algorithms, compliance_policies]);
-    let version = |value| match TlsProtocol::try_from(value) {
-        Ok(TlsProtocol::TlsAuto) => Ok(None),
-        Ok(version @ (TlsProtocol::TlSv12 | TlsProtocol::TlSv13)) => Ok(Some(version)),
-        Ok(TlsProtocol::TlSv10 | TlsProtocol::TlSv11) => {
-            Err(FieldError::invalid("TLS 1.0 and 1.1 are not supported"))
-        }
-        Err(_) => Err(FieldError::invalid("unknown value")),
-    };
-    let min = version(tls_minimum_protocol_version).at("tls_minimum_protocol_version")?;
-    let max = version(tls_maximum_protocol_version).at("tls_maximum_protocol_version")?;
-    let versions = Versions {
-        tls12: min != Some(TlsProtocol::TlSv13),
-        tls13: max != Some(TlsProtocol::TlSv12),
-    };
-    if versions == (Versions { tls12: false, tls13: false }) {
-        return Err(FieldError::invalid("is below the minimum")).at("tls_maximum_protocol_version");
-    }
-    Ok(versions)
 }
 
 fn validation(message: ValidationContextType) -> Result<ValidationSource, FieldError> {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client_certificate;
 use super::worker::Worker;
+use crate::body::flow::Flow;
 use crate::filtering::keep::ConnectionStates;
 use crate::listener::http::CertificateDetails;
 use crate::listener::matching::ConnectionFacts;
@@ -135,6 +136,7 @@ impl Serving {
             identities: OnceCell::new(),
             certificate_element: RefCell::default(),
             states: ConnectionStates::default(),
+            flow: Flow::new(view.listener.config.buffer_bytes, self.worker.pools.large_bodies()),
             chain: Cell::new(chain),
             left_behind: RefCell::default(),
             requests: Cell::new(0),
@@ -219,6 +221,8 @@ pub struct Connection {
     certificate_element: RefCell<Option<(CertificateDetails, HeaderValue)>>,
     /// What filters keep for it.
     pub states: ConnectionStates,
+    /// What is written to it, where it speaks HTTP/1.
+    pub flow: Arc<Flow>,
     chain: Cell<usize>,
     /// What it is served by when the listener has no chain for it any more.
     left_behind: RefCell<Option<Rc<View>>>,

@@ -122,6 +122,7 @@ impl Exchange {
         let view = connection.view();
         view.stats().requests_active.increment();
         connection.request_began();
+        connection.flow.begin(false);
         let activity = Activity::new();
         Self {
             connection: Rc::clone(connection),

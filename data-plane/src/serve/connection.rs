@@ -23,6 +23,8 @@ use super::gate::Gate;
 use super::guarded::Guarded;
 use super::handshake::{self, HandshakeError};
 use super::io::{Io, Stream};
+use crate::body::flow::Metered;
+use crate::body::stall::{Driven, StreamWatch};
 use crate::framing::Rules;
 use crate::listener::http::{Codec, HttpOptions, Timeouts};
 use crate::proxy::connection::{Connection, Serving};
@@ -40,6 +42,12 @@ const FIRST_BYTE_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes that hyper reads ahead, and those of a response that wait for the client.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Bytes of a response that wait in TLS for the client; one record and a bit.
+const TLS_BUFFER_BYTES: usize = 20 * 1024;
+
+/// Bytes of a response that wait in HTTP/2 on each stream, beside the piece that is over them.
+const STREAM_BUFFER_BYTES: usize = 4 * 1024;
 
 pub(super) async fn serve(serving: Rc<Serving>, socket: TcpStream, remote: SocketAddr) {
     // Where it fails, small writes are slower; nothing else.
@@ -60,14 +68,15 @@ fn log_failed(serving: &Serving, error: &HandshakeError) {
     tracing::debug!(listener = &*serving.name, error, "connection came to nothing");
 }
 
-async fn speak(connection: Rc<Connection>, stream: Stream) {
+async fn speak(connection: Rc<Connection>, mut stream: Stream) {
     let view = connection.view();
     let Some(chain) = view.chain() else { return };
     let options = &chain.config.http.options;
-    let alpn = match &stream {
+    let alpn = match &mut stream {
         Stream::Plain(_) => None,
         Stream::Tls(tls) => {
-            let session = tls.get_ref().1;
+            let session = tls.get_mut().1;
+            session.set_buffer_limit(Some(TLS_BUFFER_BYTES));
             connection.tls_version.set(tls_version(session.protocol_version()));
             let cipher = session.negotiated_cipher_suite().map(|suite| suite.suite());
             connection.tls_cipher.set(cipher.map_or("", tls_cipher));
@@ -95,9 +104,11 @@ async fn speak(connection: Rc<Connection>, stream: Stream) {
     let _open = Open::new(connection.stats(), protocol);
     let timeouts = options.timeouts;
     if is_http2 {
-        let builder = http2_builder(options, connection.worker().tasks.clone());
+        let executor = Local { tasks: connection.worker().tasks.clone(), watch: Rc::default() };
+        let watch = Rc::clone(&executor.watch);
+        let builder = http2_builder(options, executor);
         drop(view);
-        http2(&builder, io, connection, timeouts).await;
+        http2(&builder, io, (connection, watch), timeouts).await;
     } else {
         let (builder, rules) = (http1_builder(options), rules(options));
         drop(view);
@@ -169,10 +180,16 @@ fn rules(options: &HttpOptions) -> Rules {
         allows_any_method: options.http1.allow_custom_methods,
     }
 }
+/// What watches over the stream that is spawned next.
+type NextWatch = Rc<Cell<Option<Rc<StreamWatch>>>>;
 
 /// Spawns the streams of a connection on the worker.
-#[derive(Debug, Clone)]
-struct Local(TaskTracker);
+#[derive(Clone)]
+struct Local {
+    tasks: TaskTracker,
+    /// Watches over the stream whose request came last, until that is spawned.
+    watch: NextWatch,
+}
 
 impl<F> Executor<F> for Local
 where
@@ -180,17 +197,24 @@ where
     F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn_local(future);
+        match self.watch.take() {
+            Some(watch) => self.tasks.spawn_local(Driven::new(future, watch)),
+            // What carries the bytes of a tunnel.
+            None => self.tasks.spawn_local(async move {
+                future.await;
+            }),
+        };
     }
 }
 
-fn http2_builder(options: &HttpOptions, tasks: TaskTracker) -> http2::Builder<Local> {
-    let mut builder = http2::Builder::new(Local(tasks));
+fn http2_builder(options: &HttpOptions, executor: Local) -> http2::Builder<Local> {
+    let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(options.http2.concurrent_streams_max)
         .initial_stream_window_size(options.http2.stream_window)
         .initial_connection_window_size(options.http2.connection_window)
+        .max_send_buf_size(STREAM_BUFFER_BYTES)
         .max_header_list_size(options.limits.bytes_max);
     if let Some((interval, timeout)) = options.http2.keepalive {
         builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
@@ -215,6 +239,7 @@ async fn http1(
         let answer = move || answer(owner, beyond, place, request);
         async move { Ok::<_, Infallible>(Box::pin(answer()).await) }
     });
+    let io = Metered::new(io, Arc::clone(&connection.flow));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     let mut end = End::new(&connection, Some(&gate), timeouts);
     loop {
@@ -252,7 +277,7 @@ async fn answer(
         Some(broken) if broken.head == Some(place) => {
             proxy::refuse(&connection, request, broken.violation).await
         }
-        _ => proxy::serve(&connection, request).await,
+        _ => proxy::serve(&connection, request, None).await,
     };
     let status = response.status();
     let is_tunnel = is_connect && status.is_success();
@@ -266,13 +291,17 @@ async fn answer(
 async fn http2(
     builder: &http2::Builder<Local>,
     io: Io,
-    connection: Rc<Connection>,
+    (connection, watch): (Rc<Connection>, NextWatch),
     timeouts: Timeouts,
 ) {
     let owner = Rc::clone(&connection);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let owner = Rc::clone(&owner);
-        async move { Ok::<_, Infallible>(proxy::serve(&owner, request).await) }
+        let (owner, stream) = (Rc::clone(&owner), StreamWatch::new());
+        watch.set(Some(Rc::clone(&stream)));
+        // In a box, since the task keeps the room for it until the last byte is sent.
+        Box::pin(
+            async move { Ok::<_, Infallible>(proxy::serve(&owner, request, Some(stream)).await) },
+        )
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut end = End::new(&connection, None, timeouts);

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, client::ResolvesClientCert};
 use crate::reference::Reference;
 use crate::tls::secret::{Certificate, CertificateSource, Secrets, Validation, ValidationSource};
 use crate::tls::verify::EndpointVerifier;
-use crate::tls::{SecretError, Versions, provider};
+use crate::tls::{Parameters, SecretError};
 
 /// Session tickets kept for a cluster's server name.
 const SESSIONS_MAX: usize = 8;
@@ -32,8 +32,8 @@ pub struct ClientTlsConfig {
     pub certificate: Option<CertificateSource>,
     /// What to offer by ALPN instead of what the protocol calls for.
     pub alpn: Vec<Vec<u8>>,
-    /// Versions of TLS.
-    pub versions: Versions,
+    /// Versions of TLS, and what is spoken in them.
+    pub parameters: Parameters,
     /// Whether sessions are resumed.
     pub resumes: bool,
 }
@@ -89,8 +89,8 @@ impl ClientTls {
             return Ok(Arc::clone(previous));
         }
         let verifier = EndpointVerifier::new(validation.clone(), config.verifies_sni);
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(config.versions.list())
+        let builder = ClientConfig::builder_with_provider(config.parameters.provider())
+            .with_protocol_versions(config.parameters.versions())
             .map_err(|error| SecretError::Refused(error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::reference::Reference;
 use crate::tls::SecretError;
 use crate::tls::names::NameMatcher;
+use crate::tls::ticket::TicketKeys;
 
 /// Secrets by name.
 pub type Secrets = HashMap<Arc<str>, Arc<SecretConfig>>;
@@ -31,6 +32,8 @@ pub enum SecretKind {
     Certificate(Arc<Certificate>),
     /// Whom to trust.
     Validation(Arc<Validation>),
+    /// What session tickets are made by.
+    TicketKeys(Arc<TicketKeys>),
 }
 
 /// A certificate chain and the key that matches it.
@@ -129,7 +132,7 @@ impl CertificateSource {
             Self::Inline(certificate) => Ok(Arc::clone(certificate)),
             Self::Secret(Reference { name, .. }) => match &secret(name, secrets)?.kind {
                 SecretKind::Certificate(certificate) => Ok(Arc::clone(certificate)),
-                SecretKind::Validation(_) => {
+                SecretKind::Validation(_) | SecretKind::TicketKeys(_) => {
                     Err(SecretError::WrongKind(Arc::clone(name), "certificate"))
                 }
             },
@@ -159,7 +162,7 @@ impl ValidationSource {
     pub(crate) fn find(&self, secrets: &Secrets) -> Result<Arc<Validation>, SecretError> {
         let named = |Reference { name, .. }: &Reference| match &secret(name, secrets)?.kind {
             SecretKind::Validation(validation) => Ok(Arc::clone(validation)),
-            SecretKind::Certificate(_) => {
+            SecretKind::Certificate(_) | SecretKind::TicketKeys(_) => {
                 Err(SecretError::WrongKind(Arc::clone(name), "validation context"))
             }
         };
@@ -169,6 +172,19 @@ impl ValidationSource {
             Self::Combined(default, secret) => {
                 Ok(Arc::new(Validation::merged(default, &*named(secret)?)))
             }
+        }
+    }
+}
+
+/// The keys of session tickets in the secret of this name.
+pub(super) fn ticket_keys(
+    name: &Arc<str>,
+    secrets: &Secrets,
+) -> Result<Arc<TicketKeys>, SecretError> {
+    match &secret(name, secrets)?.kind {
+        SecretKind::TicketKeys(keys) => Ok(Arc::clone(keys)),
+        SecretKind::Certificate(_) | SecretKind::Validation(_) => {
+            Err(SecretError::WrongKind(Arc::clone(name), "set of session ticket keys"))
         }
     }
 }

@@ -12,6 +12,7 @@ mod replies;
 mod retries;
 mod routing;
 mod streams;
+mod tls;
 mod upstream;
 
 use std::collections::BTreeMap;

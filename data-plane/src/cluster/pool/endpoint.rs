@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::body::flow::LargeBodies;
 use crate::cluster::connect::{ConnectError, Connector, Stream};
 use crate::cluster::endpoints::{Endpoint, Home};
 use crate::cluster::failure::UpstreamFailure;
@@ -27,6 +28,7 @@ use crate::tls::client::Offer;
 pub(super) struct Pool {
     pub(super) connector: Arc<Connector>,
     pub(super) tasks: TaskTracker,
+    pub(super) large: LargeBodies,
     /// What the endpoint last allowed on an HTTP/2 connection.
     pub(super) streams_max: Cell<Option<usize>>,
     offer: Offer,
@@ -96,12 +98,13 @@ impl Pool {
     pub(super) fn new(
         endpoint: &Endpoint,
         (offer, purpose): (Offer, Purpose),
-        tasks: TaskTracker,
+        (tasks, large): (TaskTracker, LargeBodies),
         is_closed: bool,
     ) -> Rc<Self> {
         Rc::new(Self {
             connector: Arc::clone(&endpoint.connector),
             tasks,
+            large,
             streams_max: Cell::new(None),
             offer,
             purpose,

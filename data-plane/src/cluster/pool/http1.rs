@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::body::flow::{Flow, Metered, Outgoing};
 use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
@@ -27,7 +28,8 @@ const BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// A connection that nobody uses at the moment.
 #[derive(Debug)]
 pub(super) struct Http1 {
-    sender: SendRequest<Body>,
+    sender: SendRequest<Outgoing>,
+    flow: Arc<Flow>,
     task: AbortHandle,
     made_at: Instant,
     idle_since: Instant,
@@ -58,11 +60,13 @@ pub(super) async fn open(
     let config = &pool.connector.config;
     let head_bytes_max = config.head_bytes_max as usize;
     let link = Link { local: stream.local_address(), protocol: Version::HTTP_11 };
+    let flow = Flow::new(config.buffer_bytes, pool.large.clone());
+    let stream = Metered::new(stream, Arc::clone(&flow));
     let handshake = Builder::new()
         .max_headers(config.headers_max)
         .max_header_size(head_bytes_max)
         .max_buf_size(BUFFER_BYTES_MAX.max(head_bytes_max))
-        .handshake::<_, Body>(TokioIo::new(stream));
+        .handshake::<_, Outgoing>(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| Refusal {
         reason: UpstreamFailure::Connect,
         source: Some(std::io::Error::other(error)),
@@ -75,7 +79,7 @@ pub(super) async fn open(
     });
     let (now, task) = (Instant::now(), task.abort_handle());
     let link = Rc::new(link);
-    Ok(Http1 { sender, task, made_at: now, idle_since: now, requests: 0, link })
+    Ok(Http1 { sender, flow, task, made_at: now, idle_since: now, requests: 0, link })
 }
 
 /// Sends a request on a connection that is idle.
@@ -87,7 +91,11 @@ pub(super) async fn send(
 ) -> Result<http::Response<Body>, UpstreamError> {
     let is_reused = connection.requests > 0;
     connection.requests = connection.requests.saturating_add(1);
-    let sent = connection.sender.try_send_request(request::for_http1(request));
+    connection.flow.begin(request.version() == http::Version::HTTP_2);
+    let request = request::for_http1(request);
+    let flow = Arc::clone(&connection.flow);
+    let request = request.map(|body| Outgoing::new(body, Some(flow)));
+    let sent = connection.sender.try_send_request(request);
     let mut lease = Box::new(Http1Lease { connection: Some(connection), pool, in_flight: None });
     match sent.await {
         Ok(mut response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
@@ -102,7 +110,7 @@ pub(super) async fn send(
             Ok(response.map(|incoming| Body::leased(incoming, lease)))
         }
         Err(mut error) => {
-            let request = error.take_message();
+            let request = error.take_message().map(|request| request.map(Outgoing::into_body));
             Err(UpstreamError::of_hyper(error.into_error(), request, is_reused))
         }
     }
@@ -116,9 +124,14 @@ struct Http1Lease {
 }
 
 impl Lease for Http1Lease {
+    fn flow(&self) -> Option<&Arc<Flow>> {
+        self.connection.as_ref().map(|connection| &connection.flow)
+    }
+
     fn complete(mut self: Box<Self>) {
         self.in_flight = None;
         let Some(mut connection) = self.connection.take() else { return };
+        connection.flow.end();
         if connection.sender.is_closed() {
             return;
         }

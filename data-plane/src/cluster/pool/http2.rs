@@ -20,6 +20,9 @@ use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
 use crate::cluster::pool::{Link, Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
 
+/// Bytes of a request that wait on each stream, beside the piece that is over them.
+const SEND_BYTES: usize = 64 * 1024;
+
 /// A connection that many requests share.
 #[derive(Debug)]
 pub(super) struct Http2 {
@@ -97,7 +100,7 @@ pub(super) async fn open(
         .initial_stream_window_size(config.http2.stream_window)
         .initial_connection_window_size(config.http2.connection_window)
         .max_header_list_size(config.head_bytes_max)
-        .max_send_buf_size(config.http2.stream_window as usize);
+        .max_send_buf_size(SEND_BYTES);
     // What earlier connections were allowed holds until the upstream says otherwise.
     if let Some(last) = pool.streams_max.get() {
         builder.initial_max_send_streams(last);

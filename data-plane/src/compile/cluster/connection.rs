@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::Name;
 use xds_proto::convert::optional_duration;
-use xds_proto::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
+use xds_proto::envoy::config::cluster::v3::UpstreamConnectionOptions;
 use xds_proto::envoy::config::cluster::v3::upstream_connection_options::{
     FirstAddressFamilyVersion, HappyEyeballsConfig,
 };
@@ -41,23 +41,7 @@ pub(super) struct ConnectionFields {
     pub(super) selection: i32,
     pub(super) upstream: Option<core::UpstreamHttpProtocolOptions>,
     pub(super) options: Option<UpstreamConnectionOptions>,
-}
-
-impl ConnectionFields {
-    #[expect(deprecated, reason = "what Envoy deprecates is sent all the same")]
-    pub(super) fn take(message: &mut Cluster) -> Self {
-        Self {
-            timeout: message.connect_timeout.take(),
-            typed: std::mem::take(&mut message.typed_extension_protocol_options),
-            requests_max: message.max_requests_per_connection.take(),
-            common: message.common_http_protocol_options.take(),
-            http1: message.http_protocol_options.take(),
-            http2: message.http2_protocol_options.take(),
-            selection: std::mem::take(&mut message.protocol_selection),
-            upstream: message.upstream_http_protocol_options.take(),
-            options: message.upstream_connection_options.take(),
-        }
-    }
+    pub(super) buffer_bytes: Option<UInt32Value>,
 }
 
 pub(super) fn compile(fields: ConnectionFields) -> Result<ConnectionConfig, FieldError> {
@@ -69,6 +53,9 @@ pub(super) fn compile(fields: ConnectionFields) -> Result<ConnectionConfig, Fiel
         config.connect_timeout = timeout;
     }
     config.requests_max = limit(fields.requests_max);
+    if let Some(bytes) = limit(fields.buffer_bytes) {
+        config.buffer_bytes = bytes as usize;
+    }
     if let Some(message) = fields.options {
         options(message, &mut config).at("upstream_connection_options")?;
     }

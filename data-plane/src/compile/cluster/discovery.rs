@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use prost::Name;
 use xds_proto::convert::optional_duration;
-use xds_proto::envoy::config::cluster::v3::Cluster;
 use xds_proto::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
     RefreshRate,
@@ -34,21 +33,6 @@ pub(super) struct DiscoveryFields {
     pub(super) refresh: Option<protobuf::Duration>,
     pub(super) failure: Option<RefreshRate>,
     pub(super) jitter: Option<protobuf::Duration>,
-}
-
-impl DiscoveryFields {
-    #[expect(deprecated, reason = "what Envoy deprecates is sent all the same")]
-    pub(super) fn take(message: &mut Cluster) -> Self {
-        Self {
-            kind: message.cluster_discovery_type.take(),
-            eds: message.eds_cluster_config.take(),
-            assignment: message.load_assignment.take(),
-            family: std::mem::take(&mut message.dns_lookup_family),
-            refresh: message.dns_refresh_rate.take(),
-            failure: message.dns_failure_refresh_rate.take(),
-            jitter: message.dns_jitter.take(),
-        }
-    }
 }
 
 pub(super) fn compile(name: &Arc<str>, fields: DiscoveryFields) -> Result<Discovery, FieldError> {

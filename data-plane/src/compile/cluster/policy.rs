@@ -12,7 +12,7 @@ use xds_proto::envoy::config::cluster::v3::cluster::{
     CommonLbConfig, LbConfig, LbPolicy, LbSubsetConfig, LeastRequestLbConfig, RoundRobinLbConfig,
     SlowStartConfig as OldSlowStart, common_lb_config,
 };
-use xds_proto::envoy::config::cluster::v3::{Cluster, LoadBalancingPolicy, load_balancing_policy};
+use xds_proto::envoy::config::cluster::v3::{LoadBalancingPolicy, load_balancing_policy};
 use xds_proto::envoy::config::core::v3::{RuntimeDouble, TypedExtensionConfig};
 use xds_proto::envoy::extensions::load_balancing_policies::cluster_provided::v3::ClusterProvided;
 use xds_proto::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config::LocalityConfigSpecifier;
@@ -49,19 +49,6 @@ pub(super) struct PolicyFields {
     pub(super) subset: Option<LbSubsetConfig>,
     /// Whether the type of the cluster brings its own.
     pub(super) is_provided: bool,
-}
-
-impl PolicyFields {
-    pub(super) fn take(message: &mut Cluster) -> Self {
-        Self {
-            policy: std::mem::take(&mut message.lb_policy),
-            config: message.lb_config.take(),
-            policies: message.load_balancing_policy.take(),
-            common: message.common_lb_config.take(),
-            subset: message.lb_subset_config.take(),
-            is_provided: false,
-        }
-    }
 }
 
 pub(super) fn compile(fields: PolicyFields) -> Result<BalancerConfig, FieldError> {

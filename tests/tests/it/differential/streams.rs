@@ -11,6 +11,7 @@ use gateway_tests::gateway::{LIMIT, folder};
 use gateway_tests::wire::{Script, Then, Upstream, talk};
 use gateway_tests::{documents, wait};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::bytes::both;
 
@@ -205,4 +206,41 @@ async fn answers_without_a_body_have_none() {
     asks.push(("HEAD 304", vec![head("/304")]));
     asks.push(("HEAD direct", vec![head("/direct")]));
     same("answers_without_a_body_have_none", upstream, json!({}), &asks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_stand_still_are_given_up() {
+    let body: &'static str = "x".repeat(200_000).leak();
+    let answer: &'static str =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).leak();
+    let upstream = Upstream::start([("/big", Script::answer(answer, Then::Next))]).await;
+    let (manager, routes) = (json!({"stream_idle_timeout": "0.5s"}), to_a());
+    let folder = folder();
+    let (upstream, folder) = (&upstream, folder.path());
+    both(
+        "clients_that_stand_still_are_given_up",
+        |port, _| resources(port, upstream.address, folder, (&manager, &routes)),
+        |address| async move {
+            let socket = TcpStream::connect(address).await?;
+            let builder = h2::client::Builder::new()
+                .initial_window_size(1000)
+                .handshake::<_, bytes::Bytes>(socket);
+            let (mut send, connection) = builder.await?;
+            tokio::spawn(connection);
+            let request = http::Request::get("http://a.test/big").body(())?;
+            let (answer, _) = send.send_request(request, true)?;
+            let mut body = answer.await?.into_body();
+            let mut bytes = 0;
+            // Nothing is read in such a way that more may come.
+            let ended = loop {
+                match tokio::time::timeout(LIMIT, body.data()).await? {
+                    Some(Ok(data)) => bytes += data.len(),
+                    Some(Err(error)) => break error.is_reset(),
+                    None => break false,
+                }
+            };
+            Ok(json!({"bytes": bytes, "reset": ended}))
+        },
+    )
+    .await;
 }
