@@ -32,7 +32,7 @@ impl Side {
 }
 
 /// Requests of which shares are taken.
-const MANY: usize = 500;
+const MANY: usize = 2000;
 
 pub(crate) struct Scene {
     control: ControlPlane,
