@@ -10,10 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
-
-/// How long an upstream waits before it does something drastic, so that what it said before is read.
-const MOMENT: Duration = Duration::from_millis(100);
+use tokio::time::{Instant, timeout};
 
 /// Headers that differ from run to run, or between any two proxies.
 const VOLATILE: [&str; 3] = ["date", "x-request-id", "x-forwarded-proto"];
@@ -125,19 +122,23 @@ async fn follow(
         }
         match script.then {
             Then::Next => {}
-            Then::Close => return sleep(MOMENT).await,
+            Then::Close => {
+                let _ = stream.shutdown().await;
+                return drained(&mut stream).await;
+            }
             Then::Reset => {
-                sleep(MOMENT).await;
+                // What was sent before stays readable to the other side.
                 let _ = stream.set_zero_linger();
                 return;
             }
-            Then::Stall => {
-                let mut rest = Vec::new();
-                let _ = stream.read_to_end(&mut rest).await;
-                return;
-            }
+            Then::Stall => return drained(&mut stream).await,
         }
     }
+}
+
+/// Waits until the other side closes.
+async fn drained(stream: &mut TcpStream) {
+    let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
 }
 
 async fn body(stream: &mut TcpStream, ahead: &mut Vec<u8>, head: &str) -> Option<Vec<u8>> {

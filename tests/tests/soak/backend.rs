@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 /// How long a backend lives, and how long it is dead.
 const LIVES: Duration = Duration::from_secs(3);
@@ -47,10 +47,13 @@ impl Drop for Mortal {
 
 /// Ends a backend and starts it again, until it is aborted.
 pub(crate) async fn die_and_return(mut backend: Mortal) {
+    let mut turn = Instant::now();
     loop {
-        sleep(LIVES).await;
+        turn += LIVES;
+        sleep_until(turn).await;
         backend.task.abort();
-        sleep(DEAD).await;
+        turn += DEAD;
+        sleep_until(turn).await;
         let listener = TcpListener::bind(backend.address).await.unwrap();
         backend.task = tokio::spawn(serve(listener, backend.name));
     }

@@ -12,7 +12,7 @@ use http::Method;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 
 use crate::pushes::{HOST, Pushes};
 
@@ -183,11 +183,12 @@ pub(crate) fn visitors(pushes: &Pushes) -> JoinHandle<()> {
         "\u{16}\u{3}\u{1}".to_owned(),
     ];
     tokio::spawn(async move {
+        let mut turns = interval(Duration::from_millis(20));
         for n in 0usize.. {
+            turns.tick().await;
             if let Ok(mut stream) = TcpStream::connect(addresses[n % 2]).await {
                 let _ = stream.write_all(words[n / 2 % words.len()].as_bytes()).await;
             }
-            sleep(Duration::from_millis(20)).await;
         }
     })
 }

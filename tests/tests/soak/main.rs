@@ -11,7 +11,7 @@ mod watch;
 use std::time::Duration;
 
 use gateway_tests::gateway::{ControlPlane, folder};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use self::backend::Mortal;
 use self::clients::Clients;
@@ -36,7 +36,7 @@ async fn nothing_fails_and_nothing_grows_under_half_load() {
     let proxy = names.proxy(control.xds, NODE).await;
 
     let full = Clients::start(&pushes, None);
-    sleep(CALIBRATION).await;
+    sleep_until(Instant::now() + CALIBRATION).await;
     let saturation = full.stop().await.answers as f64 / CALIBRATION.as_secs_f64();
     let watch = Watch::start(proxy.process.id());
     let clients = Clients::start(&pushes, Some(saturation / 2.0));
@@ -49,7 +49,7 @@ async fn nothing_fails_and_nothing_grows_under_half_load() {
     while started.elapsed() < length {
         sent += 1;
         pushes.push(&control, sent).await;
-        tokio::time::sleep_until(started + Duration::from_secs(sent.into())).await;
+        sleep_until(started + Duration::from_secs(sent.into())).await;
     }
     let grown = watch.stop().await;
     let seen = clients.stop().await;

@@ -11,7 +11,7 @@ use gateway_tests::ports;
 use gateway_tests::process::{Process, program};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::interval;
 
 use crate::backend::Mortal;
 use crate::pushes::guarded;
@@ -94,9 +94,10 @@ impl Names {
 
     /// Gives the next answer again and again, until it is aborted.
     pub(crate) async fn change(self) {
+        let mut turns = interval(STANDS);
         for answer in ANSWERS.into_iter().cycle() {
+            turns.tick().await;
             self.answer(answer);
-            sleep(STANDS).await;
         }
     }
 }

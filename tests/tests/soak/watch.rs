@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// The share of the time at whose end things must stand still.
@@ -42,9 +42,10 @@ impl Watch {
         let into = Arc::clone(&samples);
         let started = Instant::now();
         let task = tokio::spawn(async move {
+            let mut turns = interval(EVERY);
             loop {
+                turns.tick().await;
                 into.lock().unwrap().push(sample(process, started.elapsed().as_secs_f64()));
-                sleep(EVERY).await;
             }
         });
         Self { samples, task }
