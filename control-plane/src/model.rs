@@ -17,6 +17,8 @@ pub mod gateway;
 pub mod gatewayclass;
 pub mod httproute;
 pub mod grpcroute;
+pub mod l4route;
+pub mod listenerset;
 pub mod rule;
 pub mod filter;
 pub mod route;
@@ -37,6 +39,8 @@ use gatewayclass::GatewayClass;
 use grpcroute::GrpcRoute;
 use httproute::HttpRoute;
 use kind::Kind;
+use l4route::L4Route;
+use listenerset::ListenerSet;
 use meta::Place;
 use namespace::Namespace;
 use referencegrant::ReferenceGrant;
@@ -54,6 +58,12 @@ pub struct Model {
     pub http_routes: BTreeMap<Place, HttpRoute>,
     /// GRPCRoute.
     pub grpc_routes: BTreeMap<Place, GrpcRoute>,
+    /// TLSRoute.
+    pub tls_routes: BTreeMap<Place, L4Route>,
+    /// TCPRoute.
+    pub tcp_routes: BTreeMap<Place, L4Route>,
+    /// ListenerSet.
+    pub listener_sets: BTreeMap<Place, ListenerSet>,
     /// Backend.
     pub backends: BTreeMap<Place, Backend>,
     /// Service.
@@ -92,6 +102,9 @@ impl Model {
             "Gateway" => put(&mut self.gateways, place, document),
             "HTTPRoute" => put(&mut self.http_routes, place, document),
             "GRPCRoute" => put(&mut self.grpc_routes, place, document),
+            "TLSRoute" => put(&mut self.tls_routes, place, document),
+            "TCPRoute" => put(&mut self.tcp_routes, place, document),
+            "ListenerSet" => put(&mut self.listener_sets, place, document),
             "Backend" => put(&mut self.backends, place, document),
             "Service" => put(&mut self.services, place, document),
             "EndpointSlice" => EndpointSlice::deserialize(document).map(|slice| {

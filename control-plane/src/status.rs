@@ -8,8 +8,10 @@ use xds_proto::resource::ResourceType;
 use crate::model::gatewayclass::CONTROLLER;
 use crate::translate::PROGRAMMED;
 use crate::translate::draft::{
-    Condition, DraftBody, GatewayDraft, ListenerDraft, ObjectRef, Owners, ParentDraft, StatusDraft,
+    Condition, DraftBody, GatewayDraft, ListenerDraft, ListenersDraft, ObjectRef, Owners,
+    ParentDraft, StatusDraft,
 };
+use crate::translate::features::FEATURES;
 
 mod conditions;
 
@@ -85,9 +87,24 @@ pub fn complete(
             status.insert("conditions".to_owned(), written);
             Value::Object(status)
         }
+        DraftBody::Class(conditions) => {
+            let mut status = previous.as_object().cloned().unwrap_or_default();
+            let written = writer.write(conditions, &previous["conditions"]);
+            status.insert("conditions".to_owned(), written);
+            let features = FEATURES.iter().map(|name| json!({"name": name}));
+            status.insert("supportedFeatures".to_owned(), features.collect());
+            Value::Object(status)
+        }
         DraftBody::Gateway(gateway) => {
-            let state = State::of(&draft.object, &gateway.fleet, circumstances);
-            gateway_status(gateway, previous, &writer, &state)
+            let state = State::of(&draft.object, &gateway.listeners.fleet, circumstances);
+            let mut status = listeners_status(&gateway.listeners, previous, &writer, &state);
+            put_addresses(&mut status, gateway, &state);
+            status.insert("attachedListenerSets".to_owned(), gateway.attached_sets.into());
+            Value::Object(status)
+        }
+        DraftBody::ListenerSet(listeners) => {
+            let state = State::of(&draft.object, &listeners.fleet, circumstances);
+            Value::Object(listeners_status(listeners, previous, &writer, &state))
         }
         DraftBody::Route(parents) => {
             route_status(&draft.object, parents, previous, (&writer, circumstances))
@@ -146,12 +163,12 @@ impl<'a> State<'a> {
     }
 }
 
-fn gateway_status(
-    draft: &GatewayDraft,
+fn listeners_status(
+    draft: &ListenersDraft,
     previous: &Value,
     writer: &Writer<'_>,
     state: &State<'_>,
-) -> Value {
+) -> Map<String, Value> {
     let with_programmed = |conditions: &[Condition], previous: &Value| {
         let mut conditions = conditions.to_vec();
         if !conditions.iter().any(|condition| condition.condition_type == "Programmed") {
@@ -168,10 +185,9 @@ fn gateway_status(
         listener_status(listener, conditions)
     });
     let listeners: Vec<Value> = listeners.collect();
-    put_addresses(&mut status, draft, state);
     status.insert("conditions".to_owned(), conditions);
     status.insert("listeners".to_owned(), listeners.into());
-    Value::Object(status)
+    status
 }
 
 fn put_addresses(status: &mut Map<String, Value>, draft: &GatewayDraft, state: &State<'_>) {

@@ -10,17 +10,21 @@ use crate::model::Model;
 mod ports;
 mod output;
 mod statuses;
+mod connections;
+mod gateways;
+mod listener_sets;
 mod attachment;
+mod conflicts;
 mod tables;
+mod listener;
+mod listeners;
 mod actions;
 mod retry;
-mod gateways;
 mod plan;
 mod rules;
 mod session;
 mod cors;
 mod references;
-mod listener;
 mod http_filters;
 mod cluster;
 mod endpoints;
@@ -30,6 +34,7 @@ mod matches;
 mod hostname;
 mod problem;
 pub mod draft;
+pub mod features;
 mod envoy;
 
 use draft::{Owners, StatusDraft};
@@ -66,7 +71,8 @@ pub fn translate(model: &Model) -> Translation {
     sort(&mut findings);
     let statuses = statuses::classes(model)
         .chain(statuses::backends(model))
-        .chain(gateways.ours.iter().map(statuses::gateway))
+        .chain(gateways.ours.iter().map(|plan| statuses::gateway(plan, &gateways)))
+        .chain(gateways.sets.iter().map(|set| statuses::listener_set(set, &gateways)))
         .chain(routes)
         .collect();
     Translation { fleets, statuses, findings, owners }

@@ -225,6 +225,7 @@ fn form(format: Format) -> String {
         Format::Group => "an API group; empty for the core kinds".into(),
         Format::Hostname => "a hostname, whose first label may be `*`".into(),
         Format::PreciseHostname => "a hostname without `*`".into(),
+        Format::LabelValue => "the value of a label".into(),
         Format::KindName => "the name of a kind".into(),
         Format::ControllerName => "a domain and a path".into(),
         Format::Protocol => "a word, or a domain and a word".into(),

@@ -12,9 +12,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ServerConfig;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// How much is kept of what a backend was asked.
 const SEEN_MAX: usize = 100;
@@ -32,6 +35,15 @@ pub struct Backend {
 impl Backend {
     /// Starts one on a free port; it speaks HTTP/1.1 and HTTP/2 with prior knowledge.
     pub async fn start(name: &'static str) -> Self {
+        Self::start_over(name, None).await
+    }
+
+    /// Starts one that speaks TLS.
+    pub async fn start_tls(name: &'static str, config: ServerConfig) -> Self {
+        Self::start_over(name, Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_over(name: &'static str, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let hits = Arc::new(AtomicUsize::new(0));
@@ -43,14 +55,19 @@ impl Backend {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let _ = stream.set_nodelay(true);
                 let (count, noted) = (Arc::clone(&count), Arc::clone(&noted));
+                let tls = tls.clone();
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| {
-                        count.fetch_add(1, Ordering::Relaxed);
-                        answer(name, request, Arc::clone(&noted))
-                    });
-                    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                    let _ =
-                        server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                    let Some(tls) = tls else {
+                        return serve(stream, (name, Client::default()), (count, noted)).await;
+                    };
+                    if let Ok(stream) = tls.accept(stream).await {
+                        let session = stream.get_ref().1;
+                        let client = Client {
+                            server_name: session.server_name().map(str::to_owned),
+                            certificate: session.peer_certificates().is_some(),
+                        };
+                        serve(stream, (name, client), (count, noted)).await;
+                    }
                 });
             }
         });
@@ -79,9 +96,30 @@ impl Drop for Backend {
     }
 }
 
+/// What a client said before its first request.
+#[derive(Debug, Clone, Default)]
+struct Client {
+    server_name: Option<String>,
+    certificate: bool,
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    (name, client): (&'static str, Client),
+    (count, noted): (Arc<AtomicUsize>, Arc<Mutex<Vec<Value>>>),
+) {
+    let service = service_fn(move |request| {
+        count.fetch_add(1, Ordering::Relaxed);
+        answer(name, client.clone(), request, Arc::clone(&noted))
+    });
+    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+}
+
 /// `/status/N` answers N, `/slow/MS` waits, an upgrade to `websocket` echoes bytes; all else echoes the request as JSON.
 async fn answer(
     name: &'static str,
+    client: Client,
     request: Request<Incoming>,
     seen: Arc<Mutex<Vec<Value>>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -104,12 +142,16 @@ async fn answer(
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
         .collect();
     let host = head.uri.host().map(str::to_owned);
-    let echo = json!({
+    let mut echo = json!({
         "backend": name, "method": head.method.as_str(), "host": host,
         "path": head.uri.path_and_query().map_or("", |path| path.as_str()),
         "version": format!("{:?}", head.version), "headers": headers,
         "body": String::from_utf8_lossy(&body),
     });
+    if let Some(server_name) = client.server_name {
+        echo["server_name"] = server_name.into();
+        echo["certificate"] = if client.certificate { "shown" } else { "none" }.into();
+    }
     {
         let mut seen = seen.lock().unwrap();
         if seen.len() < SEEN_MAX {

@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod load;
 pub mod authz;
 pub mod backend;
+pub mod authority;
 pub mod client;
 pub mod tls;
 pub mod wire;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 
 use crate::model::kind::{Column, Kind, no_extra};
@@ -17,6 +19,28 @@ pub struct ConfigMap {
     /// The texts.
     #[serde(default)]
     pub data: BTreeMap<String, String>,
+}
+
+/// The key of certificates of authorities.
+pub const AUTHORITIES: &str = "ca.crt";
+
+impl ConfigMap {
+    /// Certificates of authorities, as PEM.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn authorities(&self) -> Result<&str, String> {
+        let text = self.data.get(AUTHORITIES).ok_or("required")?;
+        let certificates: Result<Vec<CertificateDer<'static>>, _> =
+            CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        match certificates {
+            Ok(certificates) if certificates.is_empty() => {
+                Err("holds no PEM certificate".to_owned())
+            }
+            Ok(_) => Ok(text),
+            Err(error) => Err(format!("no PEM certificates: {error}")),
+        }
+    }
 }
 
 /// The kind.

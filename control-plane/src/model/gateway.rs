@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::finding::codes;
 use crate::model::kind::{Column, Kind, no_extra};
-use crate::model::meta::{Metadata, TEXT, condition, document};
-use crate::model::schema::{ObjectSchema, Report, Schema, defaulted, list, optional, required};
-use crate::model::text::Format;
+use crate::model::meta::{Metadata, condition, document};
+use crate::model::schema::{Schema, required};
+
+pub(super) mod schema;
 
 /// The annotation that names the fleet of a Gateway.
 pub const FLEET: &str = "weighlock.dev/fleet";
@@ -39,11 +39,86 @@ pub struct GatewaySpec {
     /// What is made for it in a cluster.
     pub infrastructure: Option<Infrastructure>,
     /// Which ListenerSets may attach.
-    pub allowed_listeners: Option<Value>,
+    #[serde(default)]
+    pub allowed_listeners: AllowedListeners,
     /// TLS of all its listeners and backends.
-    pub tls: Option<Value>,
+    #[serde(default)]
+    pub tls: GatewayTls,
     /// Whether routes without a parent attach.
     pub default_scope: Option<String>,
+}
+
+/// Which ListenerSets may attach to a gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedListeners {
+    /// From which namespaces; none is from none.
+    pub namespaces: Option<RouteNamespaces>,
+}
+
+/// TLS of a gateway on both sides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayTls {
+    /// Towards backends.
+    pub backend: BackendTls,
+    /// Towards clients.
+    pub frontend: Option<FrontendTls>,
+}
+
+/// TLS of a gateway towards backends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BackendTls {
+    /// The certificate that it shows them.
+    pub client_certificate_ref: Option<Reference>,
+}
+
+/// TLS of a gateway towards clients, over HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FrontendTls {
+    /// On ports that are not named.
+    pub default: PortTls,
+    /// On these ports.
+    #[serde(default)]
+    pub per_port: Vec<NamedPortTls>,
+}
+
+/// TLS of one port.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedPortTls {
+    /// The port.
+    pub port: u16,
+    /// What holds on it.
+    pub tls: PortTls,
+}
+
+/// What TLS asks of clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortTls {
+    /// What their certificates must be; none asks for none.
+    pub validation: Option<ClientValidation>,
+}
+
+/// What certificates of clients must be.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientValidation {
+    /// Authorities that sign them.
+    pub ca_certificate_refs: Vec<Reference>,
+    /// `AllowValidOnly` or `AllowInsecureFallback`.
+    pub mode: String,
+}
+
+impl FrontendTls {
+    /// What is asked of the clients of a port.
+    pub fn of_port(&self, port: u16) -> Option<&ClientValidation> {
+        let named = self.per_port.iter().find(|named| named.port == port);
+        named.map_or(&self.default, |named| &named.tls).validation.as_ref()
+    }
 }
 
 /// What is made for a gateway in a cluster.
@@ -97,17 +172,17 @@ pub struct ListenerTls {
     pub mode: String,
     /// Secrets with certificates.
     #[serde(default)]
-    pub certificate_refs: Vec<SecretRef>,
+    pub certificate_refs: Vec<Reference>,
     /// Settings of an implementation's own.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
 }
 
-/// A reference to a Secret.
+/// A reference to a Secret or ConfigMap.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SecretRef {
-    /// Its group; empty for a Secret.
+pub struct Reference {
+    /// Its group; empty for both.
     pub group: String,
     /// Its kind.
     pub kind: String,
@@ -132,7 +207,7 @@ pub struct AllowedRoutes {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteNamespaces {
-    /// `All`, `Selector` or `Same`.
+    /// `All`, `Selector`, `Same`, or for ListenerSets `None`.
     pub from: String,
     /// The selector, for `Selector`.
     pub selector: Option<LabelSelector>,
@@ -223,174 +298,9 @@ pub static KIND: Kind = Kind {
         },
         Column { name: "LISTENERS", wide: true, text: listeners_text },
     ],
-    schema: document!(required("spec", Schema::Object(&SPEC))),
+    schema: document!(required("spec", Schema::Object(&schema::SPEC))),
     extra: no_extra,
 };
-
-static SPEC: ObjectSchema = ObjectSchema {
-    fields: &[
-        required("gatewayClassName", Schema::Text(Format::Filled(253))),
-        required("listeners", Schema::List { item: &LISTENER, min: 1, max: 64, keys: &["name"] }),
-        optional("addresses", list(&ADDRESS, 16)),
-        optional("infrastructure", Schema::Object(&INFRASTRUCTURE)),
-        optional("allowedListeners", Schema::Any),
-        optional("tls", Schema::Any),
-        optional("defaultScope", Schema::Enum(&["All", "None"])),
-    ],
-    rules: &[distinct_listeners, distinct_addresses],
-};
-
-static LISTENER: Schema = Schema::Object(&ObjectSchema {
-    fields: &[
-        required("name", Schema::Text(Format::Subdomain)),
-        required("port", Schema::Integer { min: 1, max: 65535 }),
-        required("protocol", Schema::Text(Format::Protocol)),
-        optional("hostname", Schema::Text(Format::Hostname)),
-        optional("tls", Schema::Object(&TLS)),
-        defaulted(
-            "allowedRoutes",
-            r#"{"namespaces": {"from": "Same"}}"#,
-            Schema::Object(&ALLOWED_ROUTES),
-        ),
-    ],
-    rules: &[tls_fits_protocol],
-});
-
-static TLS: ObjectSchema = ObjectSchema {
-    fields: &[
-        defaulted("mode", "\"Terminate\"", Schema::Enum(&["Terminate", "Passthrough"])),
-        optional("certificateRefs", list(&SECRET_REF, 64)),
-        optional("options", Schema::Map { value: &TEXT, max: 16 }),
-    ],
-    rules: &[|tls, report| {
-        let is_empty = |field: &str| match &tls[field] {
-            Value::Array(items) => items.is_empty(),
-            Value::Object(entries) => entries.is_empty(),
-            _ => true,
-        };
-        if tls["mode"] == "Terminate" && is_empty("certificateRefs") && is_empty("options") {
-            let message = "certificateRefs or options must be given when mode is Terminate";
-            report.add(codes::CONTRADICTION, message);
-        }
-    }],
-};
-
-static SECRET_REF: Schema = Schema::Object(&ObjectSchema {
-    fields: &[
-        defaulted("group", "\"\"", Schema::Text(Format::Group)),
-        defaulted("kind", "\"Secret\"", Schema::Text(Format::KindName)),
-        required("name", Schema::Text(Format::Filled(253))),
-        optional("namespace", Schema::Text(Format::Label)),
-    ],
-    rules: &[],
-});
-
-static ALLOWED_ROUTES: ObjectSchema = ObjectSchema {
-    fields: &[
-        defaulted("namespaces", r#"{"from": "Same"}"#, Schema::Object(&NAMESPACES)),
-        optional("kinds", list(&ROUTE_KIND, 8)),
-    ],
-    rules: &[],
-};
-
-static NAMESPACES: ObjectSchema = ObjectSchema {
-    fields: &[
-        defaulted("from", "\"Same\"", Schema::Enum(&["All", "Selector", "Same"])),
-        optional("selector", Schema::Object(&SELECTOR)),
-    ],
-    rules: &[],
-};
-
-static SELECTOR: ObjectSchema = ObjectSchema {
-    fields: &[
-        optional("matchLabels", Schema::Map { value: &TEXT, max: 1000 }),
-        optional("matchExpressions", list(&DEMAND, 1000)),
-    ],
-    rules: &[],
-};
-
-static DEMAND: Schema = Schema::Object(&ObjectSchema {
-    fields: &[
-        required("key", TEXT),
-        required("operator", Schema::Enum(&["In", "NotIn", "Exists", "DoesNotExist"])),
-        optional("values", list(&TEXT, 1000)),
-    ],
-    rules: &[],
-});
-
-static ROUTE_KIND: Schema = Schema::Object(&ObjectSchema {
-    fields: &[
-        defaulted("group", "\"gateway.networking.k8s.io\"", Schema::Text(Format::Group)),
-        required("kind", Schema::Text(Format::KindName)),
-    ],
-    rules: &[],
-});
-
-static ADDRESS: Schema = Schema::Object(&ObjectSchema {
-    fields: &[
-        defaulted("type", "\"IPAddress\"", Schema::Text(Format::Filled(253))),
-        optional("value", Schema::Text(Format::Free(253))),
-    ],
-    rules: &[],
-});
-
-static INFRASTRUCTURE: ObjectSchema = ObjectSchema {
-    fields: &[
-        optional("labels", Schema::Map { value: &TEXT, max: 8 }),
-        optional("annotations", Schema::Map { value: &TEXT, max: 16 }),
-        optional("parametersRef", Schema::Any),
-    ],
-    rules: &[],
-};
-
-fn tls_fits_protocol(listener: &Value, report: &mut Report) {
-    let protocol = listener["protocol"].as_str().unwrap_or_default();
-    let has = |field: &str| !listener[field].is_null();
-    match protocol {
-        "HTTP" | "TCP" | "UDP" if has("tls") => {
-            let message = format!("must not be given for protocol {protocol}");
-            report.add_at("tls", codes::CONTRADICTION, message);
-        }
-        "HTTPS" if has("tls") && listener["tls"]["mode"] != "Terminate" => {
-            let message = "must be Terminate for protocol HTTPS";
-            report.add_at("tls.mode", codes::CONTRADICTION, message);
-        }
-        "TLS" if !has("tls") => report.add_at("tls", codes::REQUIRED, "required for protocol TLS"),
-        _ => {}
-    }
-    if matches!(protocol, "TCP" | "UDP") && has("hostname") {
-        let message = format!("must not be given for protocol {protocol}");
-        report.add_at("hostname", codes::CONTRADICTION, message);
-    }
-}
-
-fn distinct_listeners(spec: &Value, report: &mut Report) {
-    let listeners = spec["listeners"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let key = |listener: &Value| {
-        [&listener["port"], &listener["protocol"], &listener["hostname"]].map(Clone::clone)
-    };
-    for (index, listener) in listeners.iter().enumerate() {
-        let first = listeners.iter().take(index).position(|other| key(other) == key(listener));
-        if let Some(first) = first {
-            let message = format!(
-                "has the port, protocol and hostname of listener {}",
-                listeners[first]["name"]
-            );
-            report.add_at(&format!("listeners[{index}]"), codes::DUPLICATE, message);
-        }
-    }
-}
-
-fn distinct_addresses(spec: &Value, report: &mut Report) {
-    let addresses = spec["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for (index, address) in addresses.iter().enumerate() {
-        let known = address["type"] == "IPAddress" || address["type"] == "Hostname";
-        let twice = addresses.iter().take(index).any(|other| other == address);
-        if known && !address["value"].is_null() && twice {
-            report.add_at(&format!("addresses[{index}]"), codes::DUPLICATE, "given twice");
-        }
-    }
-}
 
 fn address_text(document: &Value) -> String {
     let addresses = document["status"]["addresses"].as_array().map(Vec::as_slice);
@@ -404,73 +314,4 @@ fn listeners_text(document: &Value) -> String {
         format!("{}:{}", listener["name"].as_str().unwrap_or_default(), listener["port"])
     };
     listeners.unwrap_or_default().iter().map(one).collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn findings(listeners: Value) -> Vec<String> {
-        let mut document = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
-            "metadata": {"name": "g"},
-            "spec": {"gatewayClassName": "weighlock", "listeners": listeners},
-        });
-        let findings = KIND.check(&mut document);
-        let text = |f: &crate::finding::Finding| format!("{} {}: {}", f.code, f.field, f.message);
-        findings.iter().map(text).collect()
-    }
-
-    #[test]
-    fn tls_goes_with_the_protocol() {
-        let tls = json!({"certificateRefs": [{"name": "c"}]});
-        assert_eq!(
-            findings(json!([
-                {"name": "a", "port": 80, "protocol": "HTTP", "tls": tls},
-                {"name": "b", "port": 443, "protocol": "HTTPS", "tls": {"mode": "Passthrough"}},
-                {"name": "c", "port": 444, "protocol": "TLS"},
-                {"name": "d", "port": 445, "protocol": "HTTPS", "tls": {}},
-                {"name": "e", "port": 446, "protocol": "UDP", "hostname": "a.example"},
-            ])),
-            [
-                "WL0042 spec.listeners[0].tls: must not be given for protocol HTTP",
-                "WL0042 spec.listeners[1].tls.mode: must be Terminate for protocol HTTPS",
-                "WL0005 spec.listeners[2].tls: required for protocol TLS",
-                "WL0042 spec.listeners[3].tls: certificateRefs or options must be given when mode is \
-                 Terminate",
-                "WL0042 spec.listeners[4].hostname: must not be given for protocol UDP",
-            ]
-        );
-    }
-
-    #[test]
-    fn listeners_are_distinct() {
-        assert_eq!(
-            findings(json!([
-                {"name": "a", "port": 80, "protocol": "HTTP"},
-                {"name": "b", "port": 80, "protocol": "HTTP"},
-            ])),
-            ["WL0044 spec.listeners[1]: has the port, protocol and hostname of listener \"a\""]
-        );
-    }
-
-    #[test]
-    fn a_selector_asks_for_labels() {
-        let labels = BTreeMap::from([("edge".to_owned(), "public".to_owned())]);
-        let selector = |value: Value| serde_json::from_value::<LabelSelector>(value).unwrap();
-        assert!(selector(json!({})).selects(&labels));
-        assert!(selector(json!({"matchLabels": {"edge": "public"}})).selects(&labels));
-        assert!(!selector(json!({"matchLabels": {"edge": "private"}})).selects(&labels));
-        for (operator, values, holds) in [
-            ("In", json!(["public"]), true),
-            ("NotIn", json!(["public"]), false),
-            ("Exists", json!([]), true),
-            ("DoesNotExist", json!([]), false),
-        ] {
-            let demand = json!({"key": "edge", "operator": operator, "values": values});
-            assert_eq!(selector(json!({"matchExpressions": [demand]})).selects(&labels), holds);
-        }
-    }
 }

@@ -6,8 +6,8 @@ use crate::finding::suggest::did_you_mean;
 use crate::finding::{Finding, Severity, codes};
 use crate::model::schema::{self, Problem, Report, Schema};
 use crate::model::{
-    backend, configmap, endpointslice, gateway, gatewayclass, grpcroute, httproute, namespace,
-    referencegrant, secret, service,
+    backend, configmap, endpointslice, gateway, gatewayclass, grpcroute, httproute, l4route,
+    listenerset, namespace, referencegrant, secret, service,
 };
 
 /// One kind of document.
@@ -61,8 +61,11 @@ pub static KINDS: &[&Kind] = &[
     &endpointslice::KIND,
     &backend::KIND,
     &gateway::KIND,
+    &listenerset::KIND,
     &httproute::KIND,
     &grpcroute::KIND,
+    &l4route::TLS,
+    &l4route::TCP,
 ];
 
 /// The kind of this group and kind name, whatever the version.

@@ -21,6 +21,8 @@ pub enum Format {
     Hostname,
     /// A hostname without a wildcard.
     PreciseHostname,
+    /// The value of a label, or nothing.
+    LabelValue,
     /// The name of a kind: `HTTPRoute`.
     KindName,
     /// A domain and a path: `weighlock.dev/gateway-controller`.
@@ -63,6 +65,7 @@ impl Format {
             Self::Filled(max) | Self::HeaderValue(max) | Self::Token(max) => (1, max),
             Self::Label | Self::KindName => (1, 63),
             Self::Group => (0, 253),
+            Self::LabelValue => (0, 63),
             Self::HeaderName => (1, 256),
             Self::Protocol => (1, 255),
             Self::Subdomain
@@ -95,6 +98,10 @@ impl Format {
             Self::PreciseHostname => (
                 is_subdomain(text),
                 "no hostname (small letters, digits, inner dashes and dots, no wildcard)",
+            ),
+            Self::LabelValue => (
+                text.is_empty() || is_word(text),
+                "no value of a label (letters, digits and inner dashes, dots and underscores)",
             ),
             Self::KindName => (is_kind_name(text), "no name of a kind"),
             Self::ControllerName => {
@@ -134,6 +141,22 @@ pub fn is_label(text: &str) -> bool {
 /// Labels with dots between them.
 pub fn is_subdomain(text: &str) -> bool {
     text.split('.').all(is_label)
+}
+
+/// Letters and digits, and dashes, dots and underscores between them.
+fn is_word(text: &str) -> bool {
+    let outer = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    outer(text.bytes().next()) && outer(text.bytes().last()) && text.bytes().all(inner)
+}
+
+/// A word of up to 63 characters, perhaps with a domain before it: the key of a label.
+pub fn is_qualified_name(text: &str) -> bool {
+    let is_name = |name: &str| name.len() <= 63 && is_word(name);
+    match text.split_once('/') {
+        None => is_name(text),
+        Some((domain, name)) => domain.len() < 253 && is_subdomain(domain) && is_name(name),
+    }
 }
 
 fn is_kind_name(text: &str) -> bool {
@@ -207,6 +230,7 @@ mod tests {
             (Format::Group, "", "A"),
             (Format::Hostname, "*.shop.example", "*.*.example"),
             (Format::PreciseHostname, "shop.example", "*.shop.example"),
+            (Format::LabelValue, "v1.2_a", "-x"),
             (Format::KindName, "HTTPRoute", "-x"),
             (Format::ControllerName, "weighlock.dev/gateway-controller", "weighlock.dev"),
             (Format::Protocol, "example.com/QUIC", "a_b"),

@@ -90,9 +90,9 @@ fn makers(kind: ResourceType) -> &'static [&'static str] {
         ResourceType::Cluster | ResourceType::Endpoints | ResourceType::LbEndpoint => {
             &["Backend", "Service"]
         }
-        ResourceType::Secret => &["Secret"],
+        ResourceType::Secret => &["Secret", "ConfigMap"],
         ResourceType::Listener | ResourceType::ExtensionConfig | ResourceType::Runtime => {
-            &["Gateway"]
+            &["Gateway", "ListenerSet"]
         }
     }
 }

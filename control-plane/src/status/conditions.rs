@@ -12,6 +12,7 @@ const OURS: &[&str] = &[
     "Programmed",
     "Conflicted",
     "OverlappingTLSConfig",
+    "InsecureFrontendValidationMode",
     "PartiallyInvalid",
     PROGRAMMED,
 ];

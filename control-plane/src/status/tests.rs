@@ -8,10 +8,13 @@ fn gateway(generation: i64) -> StatusDraft {
         object: ObjectRef::new("Gateway", Place::new("default", "g")),
         generation,
         body: DraftBody::Gateway(GatewayDraft {
-            fleet: "edge".into(),
             addresses: Vec::new(),
-            conditions: vec![Condition::holds("Accepted")],
-            listeners: Vec::new(),
+            attached_sets: 0,
+            listeners: ListenersDraft {
+                fleet: "edge".into(),
+                conditions: vec![Condition::holds("Accepted")],
+                listeners: Vec::new(),
+            },
         }),
     }
 }

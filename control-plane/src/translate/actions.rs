@@ -35,6 +35,8 @@ pub(super) struct Site<'a> {
     pub(super) domain: &'a str,
     /// The gateway, where it shows backends a certificate.
     pub(super) shows_certificate: Option<&'a Place>,
+    /// Whether TLS of its clients goes on to backends as it is.
+    pub(super) passes_tls: bool,
 }
 
 /// A route with what it is sorted by.
@@ -152,8 +154,8 @@ fn template(plan: &RoutePlan<'_>, rule: &RulePlan<'_>, site: Site<'_>) -> Route 
                 response_headers_to_remove: response.remove,
                 typed_per_filter_config: filter_configs(plan, rule),
                 ..answer(match plan.kind {
-                    RouteKind::Http => 500,
                     RouteKind::Grpc => 503,
+                    RouteKind::Http | RouteKind::Tls | RouteKind::Tcp => 500,
                 })
             };
         }

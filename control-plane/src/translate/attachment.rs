@@ -9,8 +9,9 @@ use crate::model::gateway::RouteNamespaces;
 use crate::model::meta::Place;
 use crate::model::route::ParentRef;
 use crate::translate::draft::{Condition, DraftBody, ObjectRef, ParentDraft, StatusDraft};
-use crate::translate::gateways::{GatewayPlan, Gateways, ListenerPlan};
+use crate::translate::gateways::{GatewayPlan, Gateways};
 use crate::translate::hostname;
+use crate::translate::listeners::ListenerPlan;
 use crate::translate::plan::{RouteKind, RoutePlan};
 use crate::translate::problem::{Problem, summary};
 use crate::translate::references::GATEWAY_API;
@@ -82,25 +83,31 @@ fn attach_to(
     field: &str,
     gateways: &mut Gateways<'_>,
 ) -> Outcome {
-    if parent.group != GATEWAY_API || parent.kind != "Gateway" {
-        let message = format!("{} is no kind of parent that is served here", parent.kind);
-        let field = format!("{field}.kind");
-        return Outcome::Unknown(Problem::new("", codes::UNKNOWN_REFERENT, field, message));
-    }
     let route = plan.metadata;
     let place = Place::new(parent.namespace.as_deref().unwrap_or(&route.namespace), &parent.name);
-    if gateways.foreign.contains(&place) {
-        return Outcome::Foreign;
-    }
-    let is_it = |other: &GatewayPlan<'_>| {
-        let metadata = &other.gateway.metadata;
-        metadata.namespace == place.namespace && metadata.name == place.name
+    let found = match (parent.group.as_str(), parent.kind.as_str()) {
+        (GATEWAY_API, "Gateway") if gateways.foreign.contains(&place) => return Outcome::Foreign,
+        (GATEWAY_API, "Gateway") => gateway(&place, gateways),
+        (GATEWAY_API, "ListenerSet") => match listener_set(model, &place, gateways) {
+            None => return Outcome::Foreign,
+            Some(found) => found,
+        },
+        _ => {
+            let message = format!("{} is no kind of parent that is served here", parent.kind);
+            let field = format!("{field}.kind");
+            return Outcome::Unknown(Problem::new("", codes::UNKNOWN_REFERENT, field, message));
+        }
     };
-    let Some(index) = gateways.ours.iter().position(is_it) else {
-        return Outcome::Refused(no_gateway(&place, field, gateways));
+    let (index, owner) = match found {
+        Ok(found) => found,
+        Err((message, help)) => {
+            let (code, field) = (codes::LISTENER_MISSING, format!("{field}.name"));
+            let problem = Problem::new("NoMatchingParent", code, field, message);
+            return Outcome::Refused(problem.with_help(help));
+        }
     };
     let gateway = &mut gateways.ours[index];
-    match candidates(model, plan, parent, field, gateway) {
+    match candidates(model, plan, (parent, field), (gateway, &owner)) {
         Err(problem) => Outcome::Refused(problem),
         Ok(_) if plan.is_all_invalid() => Outcome::Refused(all_invalid(plan)),
         Ok(found) => {
@@ -117,13 +124,35 @@ fn attach_to(
     }
 }
 
-fn no_gateway(place: &Place, field: &str, gateways: &Gateways<'_>) -> Problem {
-    let known = gateways.ours.iter().map(|plan| &plan.gateway.metadata);
-    let names = known.filter(|other| other.namespace == place.namespace);
-    let help = did_you_mean(&place.name, names.map(|other| other.name.as_str()));
-    let message = format!("Gateway {place} does not exist");
-    let field = format!("{field}.name");
-    Problem::new("NoMatchingParent", codes::LISTENER_MISSING, field, message).with_help(help)
+/// The place of a gateway in those of ours, and the object whose listeners are meant; or why there
+/// is none, and what was meant.
+type Parental = Result<(usize, ObjectRef), (String, Option<String>)>;
+
+fn gateway(place: &Place, gateways: &Gateways<'_>) -> Parental {
+    let owner = ObjectRef::new("Gateway", place.clone());
+    gateways.position(place).map(|index| (index, owner)).ok_or_else(|| {
+        let known = gateways.ours.iter().map(|plan| &plan.gateway.metadata);
+        let names = known.filter(|other| other.namespace == place.namespace);
+        let help = did_you_mean(&place.name, names.map(|other| other.name.as_str()));
+        (format!("Gateway {place} does not exist"), help)
+    })
+}
+
+/// None for a set of another controller.
+fn listener_set(model: &Model, place: &Place, gateways: &Gateways<'_>) -> Option<Parental> {
+    let set = gateways.sets.iter().find(|set| set.set.metadata.place() == *place);
+    Some(match set {
+        None if model.listener_sets.contains_key(place) => return None,
+        None => {
+            let names = model.listener_sets.keys().filter(|one| one.namespace == place.namespace);
+            let help = did_you_mean(&place.name, names.map(|one| one.name.as_str()));
+            Err((format!("ListenerSet {place} does not exist"), help))
+        }
+        Some(set) => match (&set.refusal, gateways.position(&set.gateway)) {
+            (None, Some(index)) => Ok((index, set.object())),
+            _ => Err((format!("ListenerSet {place} is not accepted"), None)),
+        },
+    })
 }
 
 /// A listener of a gateway, and the hostnames it has in common with the route.
@@ -133,27 +162,25 @@ type Candidate = (usize, Vec<String>);
 fn candidates(
     model: &Model,
     plan: &RoutePlan<'_>,
-    parent: &ParentRef,
-    field: &str,
-    gateway: &GatewayPlan<'_>,
+    (parent, field): (&ParentRef, &str),
+    (gateway, owner): (&GatewayPlan<'_>, &ObjectRef),
 ) -> Result<Vec<Candidate>, Problem> {
-    let place = gateway.gateway.metadata.place();
     let named: Vec<usize> = gateway
         .listeners
         .iter()
         .enumerate()
-        .filter(|(_, listener)| is_meant(parent, listener))
+        .filter(|(_, listener)| listener.owner == *owner && is_meant(parent, listener))
         .map(|(index, _)| index)
         .collect();
     if named.is_empty() {
-        return Err(no_listener(parent, field, gateway));
+        return Err(no_listener(parent, field, (gateway, owner)));
     }
     let allows = |listener: &ListenerPlan<'_>| {
         listener.kinds.contains(&plan.kind.name())
             && allows_namespace(
                 model,
                 &listener.listener.allowed_routes.namespaces,
-                &place.namespace,
+                &owner.place.namespace,
                 &plan.metadata.namespace,
             )
     };
@@ -161,7 +188,7 @@ fn candidates(
         named.into_iter().filter(|index| allows(&gateway.listeners[*index])).collect();
     if allowed.is_empty() {
         let message = format!(
-            "no listener of Gateway {place} takes {} {} from namespace {}",
+            "no listener of {owner} takes {} {} from namespace {}",
             article(plan.kind),
             plan.kind.name(),
             plan.metadata.namespace
@@ -179,7 +206,7 @@ fn candidates(
         .filter(|(_, names)| !names.is_empty())
         .collect();
     if common.is_empty() {
-        let message = format!("no listener of Gateway {place} has a hostname in common");
+        let message = format!("no listener of {owner} has a hostname in common");
         let (reason, code) = ("NoMatchingListenerHostname", codes::NO_HOSTNAME);
         return Err(Problem::new(reason, code, "spec.hostnames", message));
     }
@@ -218,7 +245,7 @@ fn holder<'a>(
 fn article(kind: RouteKind) -> &'static str {
     match kind {
         RouteKind::Http => "an",
-        RouteKind::Grpc => "a",
+        RouteKind::Grpc | RouteKind::Tls | RouteKind::Tcp => "a",
     }
 }
 
@@ -227,9 +254,12 @@ fn is_meant(parent: &ParentRef, plan: &ListenerPlan<'_>) -> bool {
     section && parent.port.is_none_or(|port| port == plan.listener.port)
 }
 
-fn no_listener(parent: &ParentRef, field: &str, gateway: &GatewayPlan<'_>) -> Problem {
-    let place = gateway.gateway.metadata.place();
-    let names = gateway.listeners.iter().map(|plan| plan.listener.name.as_str());
+fn no_listener(
+    parent: &ParentRef,
+    field: &str,
+    (gateway, owner): (&GatewayPlan<'_>, &ObjectRef),
+) -> Problem {
+    let names = gateway.listeners_of(owner).map(|plan| plan.listener.name.as_str());
     let (what, field, help) = match (&parent.section_name, parent.port) {
         (Some(name), None) => {
             (format!("listener {name}"), format!("{field}.sectionName"), did_you_mean(name, names))
@@ -240,18 +270,25 @@ fn no_listener(parent: &ParentRef, field: &str, gateway: &GatewayPlan<'_>) -> Pr
         (None, Some(port)) => (format!("listener on port {port}"), format!("{field}.port"), None),
         (None, None) => ("listener".to_owned(), field.to_owned(), None),
     };
-    let message = format!("Gateway {place} has no {what}");
+    let message = format!("{owner} has no {what}");
     Problem::new("NoMatchingParent", codes::LISTENER_MISSING, field, message).with_help(help)
 }
 
-fn allows_namespace(model: &Model, from: &RouteNamespaces, gateway: &str, route: &str) -> bool {
-    match from.from.as_str() {
+/// Whether objects of the namespace `from` are let in by an object of the namespace `own`.
+pub(super) fn allows_namespace(
+    model: &Model,
+    allowed: &RouteNamespaces,
+    own: &str,
+    from: &str,
+) -> bool {
+    match allowed.from.as_str() {
         "All" => true,
-        "Selector" => from
+        "Same" => own == from,
+        "Selector" => allowed
             .selector
             .as_ref()
-            .is_some_and(|selector| selector.selects(&model.namespace_labels(route))),
-        _ => gateway == route,
+            .is_some_and(|selector| selector.selects(&model.namespace_labels(from))),
+        _ => false,
     }
 }
 

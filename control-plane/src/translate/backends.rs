@@ -7,6 +7,9 @@ use crate::translate::actions::Site;
 use crate::translate::draft::ObjectRef;
 use crate::translate::plan::RouteKind;
 
+/// The cluster of shares that lead nowhere; there never is one of this name.
+pub(super) const INVALID: &str = "invalid";
+
 /// What a reference leads to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
@@ -54,6 +57,8 @@ pub(super) struct ClusterKey {
     pub(super) target: Target,
     /// Whether HTTP/2 is asked for, where the target does not say that it speaks it.
     pub(super) asks_http2: bool,
+    /// Whether bytes go there as they are, whatever its policies say of TLS.
+    pub(super) is_raw: bool,
     /// The gateway that shows its certificate.
     pub(super) shows_certificate: Option<Place>,
 }
@@ -61,10 +66,12 @@ pub(super) struct ClusterKey {
 impl ClusterKey {
     /// The cluster that routes of this kind, put there, use.
     pub(super) fn new(destination: &Destination, kind: RouteKind, site: Site<'_>) -> Self {
-        let shows = site.shows_certificate.filter(|_| destination.speaks_tls);
+        let is_raw = site.passes_tls;
+        let shows = site.shows_certificate.filter(|_| destination.speaks_tls && !is_raw);
         Self {
             target: destination.target.clone(),
             asks_http2: kind == RouteKind::Grpc && !destination.speaks_http2,
+            is_raw,
             shows_certificate: shows.cloned(),
         }
     }
@@ -74,6 +81,9 @@ impl ClusterKey {
         let mut name = self.target.to_string();
         if self.asks_http2 {
             name.push_str("/h2");
+        }
+        if self.is_raw {
+            name.push_str("/raw");
         }
         if let Some(gateway) = &self.shows_certificate {
             name.push_str(&format!("@{gateway}"));

@@ -47,10 +47,14 @@ pub struct StatusDraft {
 /// What a status says, by kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DraftBody {
-    /// GatewayClass and Backend: conditions only.
+    /// Backend: conditions only.
     Plain(Vec<Condition>),
+    /// GatewayClass: conditions, and what we can do.
+    Class(Vec<Condition>),
     /// Gateway.
     Gateway(GatewayDraft),
+    /// ListenerSet.
+    ListenerSet(ListenersDraft),
     /// HTTPRoute: what each of its parents says.
     Route(Vec<ParentDraft>),
 }
@@ -58,10 +62,19 @@ pub enum DraftBody {
 /// The status of a Gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatewayDraft {
-    /// The fleet that must acknowledge it.
-    pub fleet: String,
+    /// What is said of it and its listeners.
+    pub listeners: ListenersDraft,
     /// The addresses it was given.
     pub addresses: Vec<String>,
+    /// How many listener sets it takes.
+    pub attached_sets: usize,
+}
+
+/// The status of an object that has listeners.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenersDraft {
+    /// The fleet that must acknowledge it.
+    pub fleet: String,
     /// Its conditions, without `Programmed` unless it is false whatever the fleet says.
     pub conditions: Vec<Condition>,
     /// Its listeners.

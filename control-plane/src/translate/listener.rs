@@ -18,10 +18,16 @@ use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3:
 use xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, Rds,
 };
+use xds_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use xds_proto::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
+use xds_proto::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
+use xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
+    CombinedCertificateValidationContext, ValidationContextType,
+};
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use xds_proto::envoy::extensions::transport_sockets::tls::v3::{
-    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, Secret, TlsCertificate, TlsParameters,
-    secret,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, Secret,
+    TlsCertificate, TlsParameters, secret,
 };
 use xds_proto::google::protobuf::BoolValue;
 
@@ -32,6 +38,7 @@ use crate::translate::cluster::{BUFFER_LIMIT, http2_options};
 use crate::translate::envoy::{ads, any, duration, number};
 use crate::translate::hostname::ANY;
 use crate::translate::http_filters;
+use crate::translate::listeners::ClientTrust;
 
 /// A head must be complete within this.
 const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,21 +52,38 @@ const HEADERS_MAX: u32 = 100;
 /// What one filter chain is made of.
 #[derive(Debug)]
 pub(super) struct Chain<'a> {
-    /// Its name, which is that of its routes too.
-    pub(super) name: &'a str,
-    /// TLS, if its clients speak it.
+    /// Its name; of HTTP, that of its routes too.
+    pub(super) name: String,
+    /// The server name it answers for, `*` for all and for what has none.
+    pub(super) server_name: String,
+    /// Whether what is no TLS is not for it.
+    pub(super) is_for_tls: bool,
+    /// TLS that ends in it.
     pub(super) tls: Option<ChainTls<'a>>,
+    /// What is done to its connections.
+    pub(super) work: Work,
+}
+
+/// What is done to the connections of a filter chain.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// They carry HTTP.
+    Http,
+    /// Their bytes go to one of these clusters.
+    Bytes(ClusterSpecifier),
 }
 
 /// TLS of a filter chain.
 #[derive(Debug)]
 pub(super) struct ChainTls<'a> {
-    /// The server name it answers for.
-    pub(super) hostname: &'a str,
     /// Its certificates.
     pub(super) secrets: &'a [Place],
     /// Whether only TLS 1.3 is spoken.
     pub(super) is_tls13_only: bool,
+    /// Protocols that are offered inside.
+    pub(super) alpn: &'static [&'static str],
+    /// What is asked of clients.
+    pub(super) clients: Option<&'a ClientTrust>,
 }
 
 /// The name of a secret on the wire.
@@ -83,9 +107,28 @@ pub(super) fn secret(place: &Place, pair: &TlsPair) -> Secret {
     }
 }
 
+/// The name of certificates of authorities on the wire.
+pub(super) fn authorities_name(places: &[Place]) -> String {
+    let names: Vec<String> = places.iter().map(ToString::to_string).collect();
+    format!("ca/{}", names.join("+"))
+}
+
+/// Certificates of authorities on the wire.
+pub(super) fn authorities(places: &[Place], pem: String) -> Secret {
+    let trusted_ca =
+        DataSource { specifier: Some(Specifier::InlineString(pem)), ..Default::default() };
+    Secret {
+        name: authorities_name(places),
+        r#type: Some(secret::Type::ValidationContext(CertificateValidationContext {
+            trusted_ca: Some(trusted_ca),
+            ..Default::default()
+        })),
+    }
+}
+
 /// The listener of a port.
 pub(super) fn listener(name: &str, address: IpAddr, port: u16, chains: &[Chain<'_>]) -> Listener {
-    let inspects = chains.iter().any(|chain| chain.tls.is_some());
+    let inspects = chains.iter().any(|chain| chain.tls.is_some() || chain.is_for_tls);
     let inspector = ListenerFilter {
         name: "envoy.filters.listener.tls_inspector".to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(any(&TlsInspector::default()))),
@@ -102,37 +145,75 @@ pub(super) fn listener(name: &str, address: IpAddr, port: u16, chains: &[Chain<'
 }
 
 fn filter_chain(chain: &Chain<'_>) -> FilterChain {
-    let manager = Filter {
-        name: "envoy.filters.network.http_connection_manager".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(any(&manager(chain.name)))),
+    let (name, config) = match &chain.work {
+        Work::Http => ("http_connection_manager", any(&manager(&chain.name))),
+        Work::Bytes(clusters) => ("tcp_proxy", any(&tcp_proxy(&chain.name, clusters))),
     };
-    let server_names = chain.tls.as_ref().map(|tls| tls.hostname).filter(|name| *name != ANY);
+    let filter = Filter {
+        name: format!("envoy.filters.network.{name}"),
+        config_type: Some(filter::ConfigType::TypedConfig(config)),
+    };
+    let server_names = Some(&chain.server_name).filter(|name| *name != ANY);
+    let transport_protocol = if chain.is_for_tls { "tls" } else { "" };
     FilterChain {
-        name: chain.name.to_owned(),
-        filter_chain_match: server_names.map(|name| FilterChainMatch {
-            server_names: vec![name.to_owned()],
-            ..Default::default()
+        name: chain.name.clone(),
+        filter_chain_match: (server_names.is_some() || chain.is_for_tls).then(|| {
+            FilterChainMatch {
+                server_names: server_names.into_iter().cloned().collect(),
+                transport_protocol: transport_protocol.to_owned(),
+                ..Default::default()
+            }
         }),
-        filters: vec![manager],
+        filters: vec![filter],
         transport_socket: chain.tls.as_ref().map(transport_socket),
+        ..Default::default()
+    }
+}
+
+fn tcp_proxy(name: &str, clusters: &ClusterSpecifier) -> TcpProxy {
+    TcpProxy {
+        stat_prefix: name.to_owned(),
+        cluster_specifier: Some(clusters.clone()),
+        idle_timeout: duration(CONNECTION_IDLE_TIMEOUT),
         ..Default::default()
     }
 }
 
 fn transport_socket(tls: &ChainTls<'_>) -> TransportSocket {
     let least = if tls.is_tls13_only { TlsProtocol::TlSv13 } else { TlsProtocol::TlSv12 };
-    let certificate =
-        |place: &Place| SdsSecretConfig { name: secret_name(place), sds_config: Some(ads()) };
+    let sds = |name| SdsSecretConfig { name, sds_config: Some(ads()) };
+    let validation = tls.clients.map(|clients| {
+        let authorities = sds(authorities_name(&clients.authorities));
+        if !clients.lets_all_in {
+            return ValidationContextType::ValidationContextSdsSecretConfig(authorities);
+        }
+        let lenient = CertificateValidationContext {
+            trust_chain_verification: TrustChainVerification::AcceptUntrusted.into(),
+            ..Default::default()
+        };
+        ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+            default_validation_context: Some(lenient),
+            validation_context_sds_secret_config: Some(authorities),
+            ..Default::default()
+        })
+    });
+    let must_show = tls.clients.is_some_and(|clients| !clients.lets_all_in);
     let context = DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(TlsParameters {
                 tls_minimum_protocol_version: least.into(),
                 ..Default::default()
             }),
-            tls_certificate_sds_secret_configs: tls.secrets.iter().map(certificate).collect(),
-            alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
+            tls_certificate_sds_secret_configs: tls
+                .secrets
+                .iter()
+                .map(|place| sds(secret_name(place)))
+                .collect(),
+            alpn_protocols: tls.alpn.iter().map(|&protocol| protocol.to_owned()).collect(),
+            validation_context_type: validation,
             ..Default::default()
         }),
+        require_client_certificate: must_show.then_some(BoolValue { value: true }),
         ..Default::default()
     };
     TransportSocket {

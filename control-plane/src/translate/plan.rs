@@ -1,4 +1,4 @@
-//! Routes of HTTP and gRPC, judged: what is valid in them, and where their requests go.
+//! Routes of all kinds, judged: what is valid in them, and where their requests go.
 
 use xds_proto::envoy::config::route::v3::RouteMatch;
 
@@ -6,8 +6,9 @@ use crate::model::Model;
 use crate::model::filter::HttpFilter;
 use crate::model::grpcroute::GrpcRoute;
 use crate::model::httproute::HttpRoute;
+use crate::model::l4route::L4Route;
 use crate::model::meta::Metadata;
-use crate::model::route::Parent;
+use crate::model::route::{BackendRef, Parent};
 use crate::model::rule::{Retry, Rule, SessionPersistence, Timeouts};
 use crate::translate::backends::Destination;
 use crate::translate::draft::ObjectRef;
@@ -23,6 +24,10 @@ pub(super) enum RouteKind {
     Http,
     /// GRPCRoute.
     Grpc,
+    /// TLSRoute.
+    Tls,
+    /// TCPRoute.
+    Tcp,
 }
 
 impl RouteKind {
@@ -31,6 +36,8 @@ impl RouteKind {
         match self {
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
         }
     }
 }
@@ -68,7 +75,7 @@ pub(super) struct RulePlan<'a> {
 }
 
 /// What a rule of any kind says, but for its matches.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RuleParts<'a> {
     /// What is done to its requests.
     pub(super) filters: &'a [HttpFilter],
@@ -143,7 +150,9 @@ impl RoutePlan<'_> {
 pub(super) fn all(model: &Model) -> Vec<RoutePlan<'_>> {
     let http = model.http_routes.values().map(|route| plan_http(model, route));
     let grpc = model.grpc_routes.values().map(|route| plan_grpc(model, route));
-    http.chain(grpc).collect()
+    let tls = model.tls_routes.values().map(|route| plan_l4(model, RouteKind::Tls, route));
+    let tcp = model.tcp_routes.values().map(|route| plan_l4(model, RouteKind::Tcp, route));
+    http.chain(grpc).chain(tls).chain(tcp).collect()
 }
 
 fn plan_http<'a>(model: &'a Model, route: &'a HttpRoute) -> RoutePlan<'a> {
@@ -158,6 +167,25 @@ fn plan_grpc<'a>(model: &'a Model, route: &'a GrpcRoute) -> RoutePlan<'a> {
     let GrpcRoute { metadata, spec } = route;
     let kind = RouteKind::Grpc;
     let (rules, dangling) = plan_rules(model, (kind, metadata), &spec.rules);
+    let (parents, hostnames) = (&spec.parent_refs, &spec.hostnames);
+    RoutePlan { kind, metadata, parents, hostnames, rules, dangling }
+}
+
+fn plan_l4<'a>(model: &'a Model, kind: RouteKind, route: &'a L4Route) -> RoutePlan<'a> {
+    let L4Route { metadata, spec } = route;
+    let referrer = Referrer { model, kind: kind.name(), namespace: &metadata.namespace };
+    let mut dangling = Vec::new();
+    let rules = spec.rules.iter().enumerate().map(|(index, rule)| {
+        let place = format!("spec.rules[{index}]");
+        RulePlan {
+            name: rule.name.clone().unwrap_or_else(|| index.to_string()),
+            rule: RuleParts::default(),
+            matches: Vec::new(),
+            shares: Ok(shares(&rule.backend_refs, &place, referrer, &mut dangling)),
+            copies: Vec::new(),
+        }
+    });
+    let rules = rules.collect();
     let (parents, hostnames) = (&spec.parent_refs, &spec.hostnames);
     RoutePlan { kind, metadata, parents, hostnames, rules, dangling }
 }
@@ -183,7 +211,7 @@ fn plan_rules<'a, M: Matcher>(
             Some(problem) => Err(problem),
             None => {
                 copies = plan_copies(rule, &place, referrer, &mut dangling);
-                Ok(shares(rule, &place, referrer, &mut dangling))
+                Ok(shares(&rule.backend_refs, &place, referrer, &mut dangling))
             }
         };
         let matches = match rule.matches.as_slice() {
@@ -202,14 +230,13 @@ fn plan_rules<'a, M: Matcher>(
     (rules, dangling)
 }
 
-fn shares<'a, M>(
-    rule: &'a Rule<M>,
+fn shares<'a>(
+    references: &'a [BackendRef],
     place: &str,
     referrer: Referrer<'_>,
     dangling: &mut Vec<Problem>,
 ) -> Vec<Share<'a>> {
-    let references = rule.backend_refs.iter().enumerate();
-    let share = references.map(|(index, reference)| {
+    let share = references.iter().enumerate().map(|(index, reference)| {
         let to = referrer.backend(reference, &format!("{place}.backendRefs[{index}]"));
         let to = to.map_err(|problem| dangling.push(problem)).ok();
         Share { weight: reference.weight, to, filters: &reference.filters }

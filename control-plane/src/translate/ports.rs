@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xds_proto::envoy::config::route::v3::RouteConfiguration;
-
 use crate::finding::Finding;
 use crate::model::Model;
 use crate::translate::backends::ClusterKey;
+use crate::translate::connections::{closed_chain, tcp_chain, tls_chains};
 use crate::translate::draft::ObjectRef;
-use crate::translate::gateways::{GatewayPlan, ListenerPlan};
-use crate::translate::listener::{Chain, ChainTls, listener, secret};
+use crate::translate::gateways::GatewayPlan;
+use crate::translate::hostname::ANY;
+use crate::translate::listener::{Chain, ChainTls, Work, authorities, listener, secret};
+use crate::translate::listeners::{ListenerPlan, Protocol};
 use crate::translate::output::Output;
 use crate::translate::tables::{Plans, Table};
 
@@ -55,16 +56,15 @@ fn emit_port(
     let served: Port<'_> =
         port.iter().copied().filter(|(gateway, listener)| gateway.serves(listener)).collect();
     let Some((first, _)) = served.first() else { return };
-    let plain: Port<'_> = served.iter().copied().filter(|(_, one)| !one.is_tls()).collect();
+    let is = |protocol| move |(_, one): &&(_, &ListenerPlan<'_>)| one.protocol() == protocol;
+    let plain: Port<'_> = served.iter().filter(is(Protocol::Http)).copied().collect();
     let mut tables: Vec<(String, Port<'_>)> = Vec::new();
     if !plain.is_empty() {
         tables.push((name.to_owned(), plain));
     }
-    for (gateway, listener) in served.iter().filter(|(_, listener)| listener.is_tls()) {
-        let name = format!("{}/{}", gateway.gateway.metadata.place(), listener.listener.name);
-        tables.push((name, vec![(gateway, listener)]));
+    for one in served.iter().filter(is(Protocol::Https)) {
+        tables.push((listener_name(one.1), vec![*one]));
     }
-    tables.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut chains = Vec::new();
     for (name, own) in &tables {
         let table = Table {
@@ -74,25 +74,65 @@ fn emit_port(
         };
         let routes = table.build(plans, findings);
         output.add(fleet, &routes, table_owners(own));
-        chains.push(chain(name, own));
-        use_clusters(fleet, own, plans, &routes, output);
+        chains.push(http_chain(name, own));
+        if !routes.virtual_hosts.is_empty() {
+            use_clusters(fleet, own, plans, output);
+        }
     }
-    let owners = served.iter().map(|(gateway, _)| owner(gateway)).collect();
+    for (gateway, listener) in port {
+        let name = listener_name(listener);
+        let is_served = gateway.serves(listener);
+        match listener.protocol() {
+            Protocol::Http | Protocol::Other => continue,
+            Protocol::Https if is_served => continue,
+            Protocol::Passthrough | Protocol::Terminate if is_served => {
+                chains.extend(tls_chains(&name, listener, &all, plans));
+            }
+            Protocol::Tcp if is_served => chains.push(tcp_chain(&name, listener, plans)),
+            Protocol::Tcp => continue,
+            Protocol::Https | Protocol::Terminate | Protocol::Passthrough => {
+                chains.push(closed_chain(&name, listener));
+            }
+        }
+        use_clusters(fleet, &vec![(*gateway, *listener)], plans, output);
+    }
+    chains.sort_by(|a, b| a.name.cmp(&b.name));
+    let owners = served.iter().map(|(gateway, one)| [owner(gateway), one.owner.clone()]);
+    let mut owners: BTreeSet<ObjectRef> = owners.flatten().collect();
+    // Routes of connections stand in the listener itself.
+    let bytes = served
+        .iter()
+        .filter(|(_, one)| !matches!(one.protocol(), Protocol::Http | Protocol::Https));
+    owners.extend(bytes.flat_map(|(_, one)| one.attached.keys().cloned()));
     let number = served.first().map_or(0, |(_, listener)| listener.listener.port);
     output.add(fleet, &listener(name, first.bind, number, &chains), owners);
 }
 
-fn chain<'a>(name: &'a str, own: &Port<'a>) -> Chain<'a> {
-    let tls = own.first().filter(|(_, listener)| listener.is_tls()).map(|(_, listener)| ChainTls {
-        hostname: listener.hostname,
-        secrets: &listener.secrets,
-        is_tls13_only: listener.is_tls13_only(),
-    });
-    Chain { name, tls }
+/// The name of what a listener alone has on the wire.
+fn listener_name(listener: &ListenerPlan<'_>) -> String {
+    let ObjectRef { kind, place } = &listener.owner;
+    let of_set = if *kind == "ListenerSet" { "listenerset/" } else { "" };
+    format!("{of_set}{place}/{}", listener.listener.name)
+}
+
+fn http_chain<'a>(name: &str, own: &Port<'a>) -> Chain<'a> {
+    let of_tls = own.first().filter(|(_, one)| one.protocol() == Protocol::Https);
+    Chain {
+        name: name.to_owned(),
+        server_name: of_tls.map_or(ANY, |(_, one)| one.hostname).to_owned(),
+        is_for_tls: false,
+        tls: of_tls.map(|(_, one)| ChainTls {
+            secrets: &one.secrets,
+            is_tls13_only: one.is_tls13_only(),
+            alpn: &["h2", "http/1.1"],
+            clients: one.clients.as_ref(),
+        }),
+        work: Work::Http,
+    }
 }
 
 fn owner(gateway: &GatewayPlan<'_>) -> ObjectRef {
-    ObjectRef::new("Gateway", gateway.gateway.metadata.place())
+    gateway.object()
 }
 
 fn routes_of<'a>(own: &'a Port<'_>) -> impl Iterator<Item = &'a ObjectRef> {
@@ -100,22 +140,13 @@ fn routes_of<'a>(own: &'a Port<'_>) -> impl Iterator<Item = &'a ObjectRef> {
 }
 
 fn table_owners(own: &Port<'_>) -> BTreeSet<ObjectRef> {
-    let gateways = own.iter().map(|(gateway, _)| owner(gateway));
+    let gateways = own.iter().flat_map(|(gateway, one)| [owner(gateway), one.owner.clone()]);
     gateways.chain(routes_of(own).cloned()).collect()
 }
 
-/// Every backend that a route of the table names, whatever its weight: it is there before a shift
-/// needs it.
-fn use_clusters(
-    fleet: &str,
-    own: &Port<'_>,
-    plans: &Plans<'_>,
-    table: &RouteConfiguration,
-    output: &mut Output,
-) {
-    if table.virtual_hosts.is_empty() {
-        return;
-    }
+/// Every backend that a route of the listeners names, whatever its weight: it is there before a
+/// shift needs it.
+fn use_clusters(fleet: &str, own: &Port<'_>, plans: &Plans<'_>, output: &mut Output) {
     for (_, listener) in own {
         for route in listener.attached.keys() {
             let Some(plan) = plans.get(route) else { continue };
@@ -136,8 +167,21 @@ fn emit_secrets(
 ) {
     for place in &listener.secrets {
         if let Some(Ok(pair)) = model.secrets.get(place).map(|secret| secret.tls_pair()) {
-            let owners = [ObjectRef::new("Secret", place.clone()), owner(gateway)];
+            let owners = [ObjectRef::new("Secret", place.clone()), listener.owner.clone()];
             output.add(fleet, &secret(place, &pair), owners.into());
         }
     }
+    let Some(clients) = listener.clients.as_ref().filter(|one| !one.authorities.is_empty()) else {
+        return;
+    };
+    let places = &clients.authorities;
+    let maps = places.iter().filter_map(|place| model.config_maps.get(place)?.authorities().ok());
+    let owners = places.iter().map(|place| ObjectRef::new("ConfigMap", place.clone()));
+    let owners = owners.chain([owner(gateway)]).collect();
+    output.add(fleet, &authorities(places, bundle(maps)), owners);
+}
+
+/// Certificates in one text.
+fn bundle<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    texts.map(|text| format!("{}\n", text.trim_end())).collect()
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::finding::codes;
 use crate::finding::suggest::did_you_mean;
 use crate::model::Model;
-use crate::model::gateway::SecretRef;
+use crate::model::configmap::AUTHORITIES;
+use crate::model::gateway::Reference;
 use crate::model::meta::Place;
 use crate::model::referencegrant::GrantFrom;
 use crate::model::route::BackendRef;
@@ -130,6 +131,8 @@ impl Referrer<'_> {
         match protocol {
             "" | "http" | "grpc" | "kubernetes.io/h2c" => {}
             "kubernetes.io/ws" if self.kind != "GRPCRoute" => {}
+            // Connections are carried whatever is spoken in them.
+            _ if matches!(self.kind, "TLSRoute" | "TCPRoute") => {}
             "kubernetes.io/ws" => return unsupported("which carries no gRPC"),
             "https" | "kubernetes.io/wss" => {
                 return unsupported("which needs a BackendTLSPolicy, and that is not supported");
@@ -140,11 +143,39 @@ impl Referrer<'_> {
         Ok(Destination { target, speaks_http2, speaks_tls: false })
     }
 
+    /// The ConfigMap with certificates of authorities that a reference leads to.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub(super) fn authority(&self, reference: &Reference, field: &str) -> Result<Place, Problem> {
+        let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
+        let place = Place::new(namespace, &reference.name);
+        let kind = (reference.group.as_str(), reference.kind.as_str());
+        if kind != ("", "ConfigMap") {
+            let message = format!("{} {} holds no authorities", named(kind.0), kind.1);
+            let (reason, code) = ("InvalidCACertificateKind", codes::UNKNOWN_REFERENT);
+            return Err(Problem::new(reason, code, field, message));
+        }
+        if !self.may_refer(kind, &place) {
+            return Err(self.not_permitted(kind.1, &place, field));
+        }
+        let invalid =
+            |code, message: String| Problem::new("InvalidCACertificateRef", code, field, message);
+        let Some(map) = self.model.config_maps.get(&place) else {
+            let help = did_you_mean(&place.name, names(&self.model.config_maps, namespace));
+            let message = format!("ConfigMap {place} does not exist");
+            return Err(invalid(codes::SECRET_MISSING, message).with_help(help));
+        };
+        map.authorities().map(|_| place.clone()).map_err(|reason| {
+            invalid(codes::BAD_CERTIFICATE, format!("ConfigMap {place}: {AUTHORITIES}: {reason}"))
+        })
+    }
+
     /// The secret with a certificate that a reference leads to.
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub(super) fn certificate(&self, reference: &SecretRef, field: &str) -> Result<Place, Problem> {
+    pub(super) fn certificate(&self, reference: &Reference, field: &str) -> Result<Place, Problem> {
         let namespace = reference.namespace.as_deref().unwrap_or(self.namespace);
         let place = Place::new(namespace, &reference.name);
         let invalid = |code, message: String| {

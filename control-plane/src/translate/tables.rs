@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use prost::Message;
+use xds_proto::envoy::config::route::v3::route::Action;
 use xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use xds_proto::envoy::config::route::v3::{Route, RouteConfiguration, RouteMatch, VirtualHost};
 
 use crate::finding::{Finding, Severity, codes};
 use crate::translate::actions;
 use crate::translate::draft::ObjectRef;
-use crate::translate::gateways::ListenerPlan;
 use crate::translate::hostname::covers;
+use crate::translate::listeners::ListenerPlan;
 use crate::translate::plan::RoutePlan;
 use crate::translate::retry;
 
@@ -37,7 +38,7 @@ impl Table<'_> {
     ) -> RouteConfiguration {
         let mut hosts: BTreeMap<String, VirtualHost> = BTreeMap::new();
         for listener in &self.own {
-            for (domain, routes) in self.domains(listener) {
+            for (domain, routes) in domains(listener, self.all) {
                 let routes: Vec<&RoutePlan<'_>> =
                     routes.into_iter().filter_map(|route| plans.get(route)).collect();
                 let routes = self.routes(listener, &domain, &routes, findings);
@@ -45,7 +46,7 @@ impl Table<'_> {
             }
         }
         for other in self.all {
-            if other.is_tls() && !hosts.contains_key(other.hostname) {
+            if other.has_server_name() && !hosts.contains_key(other.hostname) {
                 hosts.insert(other.hostname.to_owned(), misdirected(other.hostname));
             }
         }
@@ -55,27 +56,6 @@ impl Table<'_> {
             ignore_port_in_host_matching: true,
             ..Default::default()
         }
-    }
-
-    /// The hostnames that a listener answers for, with the routes of each. Its own is one of them
-    /// even without routes, so that no less specific listener answers in its place; what a more
-    /// specific listener covers is not.
-    fn domains<'b>(&self, listener: &'b ListenerPlan<'_>) -> BTreeMap<String, Vec<&'b ObjectRef>> {
-        let mut domains: BTreeMap<String, Vec<&ObjectRef>> = BTreeMap::new();
-        domains.insert(listener.hostname.to_owned(), Vec::new());
-        for (route, hostnames) in &listener.attached {
-            for hostname in hostnames {
-                domains.entry(hostname.clone()).or_default().push(route);
-            }
-        }
-        domains.retain(|domain, _| {
-            !self.all.iter().any(|other| {
-                other.hostname != listener.hostname
-                    && covers(listener.hostname, other.hostname)
-                    && covers(other.hostname, domain)
-            })
-        });
-        domains
     }
 
     fn routes(
@@ -107,14 +87,42 @@ impl Table<'_> {
     }
 }
 
+/// The hostnames that a listener answers for, with the routes of each. Its own is one of them even
+/// without routes, so that no less specific listener of those of its port, `all`, answers in its
+/// place; what a more specific listener covers is not.
+pub(super) fn domains<'b>(
+    listener: &'b ListenerPlan<'_>,
+    all: &[&ListenerPlan<'_>],
+) -> BTreeMap<String, Vec<&'b ObjectRef>> {
+    let mut domains: BTreeMap<String, Vec<&ObjectRef>> = BTreeMap::new();
+    domains.insert(listener.hostname.to_owned(), Vec::new());
+    for (route, hostnames) in &listener.attached {
+        for hostname in hostnames {
+            domains.entry(hostname.clone()).or_default().push(route);
+        }
+    }
+    domains.retain(|domain, _| {
+        !all.iter().any(|other| {
+            other.hostname != listener.hostname
+                && covers(listener.hostname, other.hostname)
+                && covers(other.hostname, domain)
+        })
+    });
+    domains
+}
+
 fn virtual_host(domain: &str, routes: Vec<Route>) -> VirtualHost {
     VirtualHost {
         name: domain.to_owned(),
         domains: vec![domain.to_owned()],
-        retry_policy: (!routes.is_empty()).then(retry::by_default),
+        retry_policy: routes.iter().any(forwards).then(retry::by_default),
         routes,
         ..Default::default()
     }
+}
+
+fn forwards(route: &Route) -> bool {
+    matches!(route.action, Some(Action::Route(_)))
 }
 
 /// A request that came over the connection of another server name (RFC 9110, section 15.5.20).

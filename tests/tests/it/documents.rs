@@ -7,7 +7,10 @@
 mod gateways;
 mod grpcroute;
 mod httproute;
+mod l4route;
+mod listenersets;
 mod scene;
+mod tls;
 
 use std::fmt::Write;
 
@@ -21,8 +24,9 @@ pub(crate) struct Row {
 }
 
 /// What is done, or must be so. Texts may hold `$NS`, a namespace of the row's own, `$FLEET`, `$PORT`
-/// and `$PORT2` to `$PORT9`, free ports, `$a`, `$b`, `$c`, the ports of three backends, and `$CERT` and
-/// `$KEY`, a certificate for `*.example` and its key.
+/// and `$PORT2` to `$PORT9`, free ports, `$a`, `$b`, `$c`, the ports of three backends, `$s` that of one
+/// that speaks TLS as `secure.example` and `spiffe://test/s`, and shown by `$CA`, `$CERT` and `$KEY`, a
+/// certificate for `*.example` and its key, of that authority, and `$OTHERCA`, another authority.
 pub(crate) enum Step {
     /// Documents are written one by one, as by a controller; a namespace that is not given is `$NS`.
     Apply(String),
@@ -35,6 +39,8 @@ pub(crate) enum Step {
     Says(&'static str, &'static str),
     /// Nothing is said of the type of condition.
     Silent(&'static str, &'static str),
+    /// A list of the status has so many entries.
+    Count(&'static str, &'static str, usize),
     /// Every condition is of the object's present generation.
     Current(&'static str),
     /// Nobody listens on the port.
@@ -43,6 +49,8 @@ pub(crate) enum Step {
     Answers(Call, Answer),
     /// Of many requests each backend gets so many in a hundred, give or take five.
     Shares(Call, Vec<(&'static str, u32)>),
+    /// The same, of connections.
+    Spread(Call, Vec<(&'static str, u32)>),
     /// One request makes so many at this backend.
     Tries(Call, &'static str, usize),
     /// Of many requests so many in a hundred reach this backend too, give or take five.
@@ -70,15 +78,21 @@ pub(crate) enum Over {
     Http2,
     /// TLS for this server name, HTTP/2 by ALPN.
     Tls(&'static str),
+    /// The same, by a client that shows a certificate of `$CA`.
+    Shown(&'static str),
+    /// The same, by a client that shows a certificate of `$OTHERCA`.
+    ShownOther(&'static str),
 }
 
 /// An answer.
 pub(crate) enum Answer {
     /// From this backend.
     From(&'static str),
-    /// From this backend, which saw what is given: `path`, `host`, `method`, `version`, or a header;
-    /// an empty text stands for nothing there.
+    /// From this backend, which saw what is given: `path`, `host`, `method`, `version`, `server_name`,
+    /// `certificate`, or a header; an empty text stands for nothing there.
     Saw(&'static str, Vec<(&'static str, &'static str)>),
+    /// The connection is closed.
+    Closed,
     /// With this status.
     Status(u16),
     /// With this status and these headers; an empty text stands for a header that is not there.
@@ -119,6 +133,10 @@ impl Call {
 
     pub(crate) fn status(self, status: u16) -> Step {
         Step::Answers(self, Answer::Status(status))
+    }
+
+    pub(crate) fn closed(self) -> Step {
+        Step::Answers(self, Answer::Closed)
     }
 
     pub(crate) fn with(self, status: u16, headers: &[(&'static str, &'static str)]) -> Step {

@@ -14,7 +14,7 @@ use xds_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 
 use crate::model::filter::{HttpFilter, UrlRewrite};
 use crate::translate::actions::{STREAM_IDLE_TIMEOUT, Site};
-use crate::translate::backends::ClusterKey;
+use crate::translate::backends::{ClusterKey, INVALID};
 use crate::translate::envoy::{duration, number};
 use crate::translate::filters::{
     self, HeaderChanges, PathChange, header_changes, request_modifier, response_modifier,
@@ -23,9 +23,6 @@ use crate::translate::plan::{Copies, RouteKind, RulePlan, Share};
 
 /// A request may take so long unless its rule says otherwise (Envoy's own default).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// The cluster of shares that lead nowhere; there never is one of this name.
-pub(super) const INVALID: &str = "invalid";
-
 /// Sends the requests of a rule to where its shares lead.
 pub(super) fn route_action(
     kind: RouteKind,
@@ -59,7 +56,7 @@ pub(super) fn route_action(
             action.cluster_not_found_response_code =
                 ClusterNotFoundResponseCode::InternalServerError.into();
         }
-        RouteKind::Http => {}
+        RouteKind::Http | RouteKind::Tls | RouteKind::Tcp => {}
         // A call says itself how long it may take (`grpc-timeout`).
         RouteKind::Grpc => {
             action.max_stream_duration = Some(MaxStreamDuration {
@@ -80,7 +77,9 @@ fn request_timeout(kind: RouteKind, rule: &RulePlan<'_>) -> Duration {
     let default = match kind {
         RouteKind::Grpc => Duration::ZERO,
         // A try that may be longer than the default makes the request so too.
-        RouteKind::Http => timeouts.backend_request.unwrap_or_default().max(REQUEST_TIMEOUT),
+        RouteKind::Http | RouteKind::Tls | RouteKind::Tcp => {
+            timeouts.backend_request.unwrap_or_default().max(REQUEST_TIMEOUT)
+        }
     };
     timeouts.request.unwrap_or(default)
 }

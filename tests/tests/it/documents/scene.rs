@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail, ensure};
+use gateway_tests::authority::{Authority, Pair};
 use gateway_tests::backend::Backend;
 use gateway_tests::client::{Answer as Got, Ask, Connection};
 use gateway_tests::gateway::{ControlPlane, Envoy, LIMIT, Proxy, folder};
@@ -38,6 +39,8 @@ pub(crate) struct Scene {
     control: ControlPlane,
     backends: BTreeMap<&'static str, Backend>,
     pem: BTreeMap<&'static str, String>,
+    /// Of the first authority, and of the other.
+    clients: [Pair; 2],
     _proxy: Proxy,
     _envoy: Option<Envoy>,
     _data: TempDir,
@@ -51,6 +54,10 @@ impl Scene {
         for name in ["a", "b", "c"] {
             backends.insert(name, Backend::start(name).await);
         }
+        let (authority, other) = (Authority::new(), Authority::new());
+        let pair = authority.sign(&["*.example"], None);
+        let secure = authority.sign(&["secure.example"], Some("spiffe://test/s"));
+        backends.insert("s", Backend::start_tls("s", authority.server(secure)).await);
         let envoy = if sides.contains(&Side::Envoy) {
             Some(Envoy::start(control.xds, "envoy", Side::Envoy.fleet(), "DELTA_GRPC"))
         } else {
@@ -61,12 +68,14 @@ impl Scene {
             Some(envoy) => Some(envoy.await),
             None => None,
         };
-        let pair = rcgen::generate_simple_self_signed(["*.example".to_owned()]).unwrap();
         let pem = BTreeMap::from([
-            ("$CERT", json!(pair.cert.pem()).to_string()),
-            ("$KEY", json!(pair.signing_key.serialize_pem()).to_string()),
+            ("$CERT", json!(pair.certificate).to_string()),
+            ("$KEY", json!(pair.key).to_string()),
+            ("$CA", json!(authority.pem()).to_string()),
+            ("$OTHERCA", json!(other.pem()).to_string()),
         ]);
-        Self { control, backends, pem, _proxy: proxy, _envoy: envoy, _data: data }
+        let clients = [pair, other.sign(&["client.example"], None)];
+        Self { control, backends, pem, clients, _proxy: proxy, _envoy: envoy, _data: data }
     }
 
     pub(crate) async fn run(&self, row: &Row, side: Side) -> Result<()> {
@@ -152,10 +161,19 @@ impl Run<'_> {
             }
             Step::Says(object, wanted) => self.becomes(object, wanted, says).await,
             Step::Silent(object, condition) => self.becomes(object, condition, silent).await,
+            Step::Count(object, list, count) => {
+                self.becomes(object, "", |object, _, _| {
+                    let found = object["status"][list].as_array().map_or(0, Vec::len);
+                    ensure!(found == *count, "{found} {list}");
+                    Ok(())
+                })
+                .await
+            }
             Step::Current(object) => self.becomes(object, "", |_, _, _| Ok(())).await,
             Step::Gone(port) => self.gone(port).await,
             Step::Answers(call, answer) => self.answers(call, answer).await,
             Step::Shares(call, shares) => self.shares(call, shares).await,
+            Step::Spread(call, shares) => self.spread(call, shares).await,
             Step::Tries(call, backend, count) => self.tries(call, backend, *count).await,
             Step::Copies(call, backend, percent) => self.copies(call, backend, *percent).await,
             Step::Stays(call, said, sent) => self.stays(call, (said, sent)).await,
@@ -271,8 +289,15 @@ impl Run<'_> {
             Over::Http1 => Connection::http1(address).await?,
             Over::Http2 => Connection::http2(address).await?,
             Over::Tls(name) => Connection::tls(address, name, &["h2"]).await?.0,
+            Over::Shown(name) => self.shown(address, name, 0).await?,
+            Over::ShownOther(name) => self.shown(address, name, 1).await?,
         };
         connection.ask(&self.request(call)).await
+    }
+
+    async fn shown(&self, address: SocketAddr, name: &str, client: usize) -> Result<Connection> {
+        let own = self.scene.clients[client].shown();
+        Ok(Connection::tls_as(address, name, &["h2"], Some(own)).await?.0)
     }
 
     fn request(&self, call: &Call) -> Ask {
@@ -287,7 +312,10 @@ impl Run<'_> {
 
     async fn answers(&self, call: &Call, wanted: &Answer) -> Result<()> {
         let outcome = wait::until_or(LIMIT, || async {
-            let got = self.ask(call).await?;
+            let got = match (self.ask(call).await, wanted) {
+                (Err(_), Answer::Closed) => return Ok(()),
+                (got, _) => got?,
+            };
             self.fits(&got, wanted).with_context(|| format!("{} {:?}", got.status, got.headers))
         });
         let Call { port, method, host, path, .. } = call;
@@ -296,6 +324,7 @@ impl Run<'_> {
 
     fn fits(&self, got: &Got, wanted: &Answer) -> Result<()> {
         match wanted {
+            Answer::Closed => bail!("not closed"),
             Answer::From(backend) => ensure!(got.backend() == *backend, "not from {backend}"),
             Answer::Status(status) => ensure!(got.status == *status, "not {status}"),
             Answer::With(status, headers) => {
@@ -316,7 +345,9 @@ impl Run<'_> {
                 let echo = got.json();
                 for (name, value) in wanted {
                     let seen = match *name {
-                        "path" | "method" | "version" => &echo[*name],
+                        "path" | "method" | "version" | "server_name" | "certificate" => {
+                            &echo[*name]
+                        }
                         "host" if echo["headers"]["host"].is_null() => &echo["host"],
                         header => &echo["headers"][header],
                     };
@@ -345,14 +376,21 @@ impl Run<'_> {
             };
             *counts.entry(from).or_default() += 1;
         }
-        for (backend, share) in shares {
-            let count = counts.remove(*backend).unwrap_or_default();
-            let percent = count * 100 / MANY;
-            let is_near = percent.abs_diff(*share as usize) <= 5 && (*share > 0 || count == 0);
-            ensure!(is_near, "{backend} got {count} of {MANY}, not {share} %");
+        near(counts, shares)
+    }
+
+    async fn spread(&self, call: &Call, shares: &[(&str, u32)]) -> Result<()> {
+        let first = shares.first().map_or("", |(first, _)| *first);
+        self.answers_from_one_of(call, first, shares).await?;
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..MANY {
+            let from = match self.ask(call).await {
+                Ok(got) => got.backend().to_owned(),
+                Err(_) => "closed".to_owned(),
+            };
+            *counts.entry(from).or_default() += 1;
         }
-        ensure!(counts.is_empty(), "others answered too: {counts:?}");
-        Ok(())
+        near(counts, shares)
     }
 
     async fn tries(&self, call: &Call, backend: &str, count: usize) -> Result<()> {
@@ -418,6 +456,18 @@ impl Run<'_> {
         });
         outcome.await.with_context(|| format!("{first} to answer"))
     }
+}
+
+/// Of all that was counted each has its share, and nobody else has any.
+fn near(mut counts: BTreeMap<String, usize>, shares: &[(&str, u32)]) -> Result<()> {
+    for (backend, share) in shares {
+        let count = counts.remove(*backend).unwrap_or_default();
+        let percent = count * 100 / MANY;
+        let is_near = percent.abs_diff(*share as usize) <= 5 && (*share > 0 || count == 0);
+        ensure!(is_near, "{backend} got {count} of {MANY}, not {share} %");
+    }
+    ensure!(counts.is_empty(), "others answered too: {counts:?}");
+    Ok(())
 }
 
 fn collection(version: &str, kind: &str, namespace: Option<&str>) -> String {
