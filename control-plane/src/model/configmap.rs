@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::model::kind::{Column, Kind, no_extra};
 use crate::model::meta::{METADATA_SCHEMA, Metadata, TEXT};
@@ -54,23 +55,27 @@ pub static KIND: Kind = Kind {
     short_names: &["cm"],
     namespaced: true,
     has_status: false,
-    columns: &[Column {
-        name: "DATA",
-        wide: false,
-        text: |value| value["data"].as_object().map_or(0, serde_json::Map::len).to_string(),
-    }],
+    columns: &[Column { name: "DATA", wide: false, text: keys_text }],
     schema: Schema::Object(&ObjectSchema {
         fields: &[
             required("apiVersion", TEXT),
             required("kind", TEXT),
             required("metadata", METADATA_SCHEMA),
-            optional("data", Schema::Map { value: &VALUE, max: 1000 }),
-            optional("binaryData", Schema::Map { value: &VALUE, max: 1000 }),
+            optional("data", DATA),
+            optional("binaryData", DATA),
             optional("immutable", Schema::Boolean),
         ],
         rules: &[],
     }),
     extra: no_extra,
 };
+
+/// How many keys there are.
+pub(super) fn keys_text(document: &Value) -> String {
+    document["data"].as_object().map_or(0, Map::len).to_string()
+}
+
+/// Keys with values of up to a mebibyte.
+pub(super) const DATA: Schema = Schema::Map { value: &VALUE, max: 1000 };
 
 const VALUE: Schema = Schema::Text(Format::Free(1 << 20));

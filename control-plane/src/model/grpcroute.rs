@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use crate::finding::codes;
 use crate::model::filter::schema as filter;
-use crate::model::kind::{Column, Kind, no_extra};
-use crate::model::meta::{Metadata, document, joined};
+use crate::model::kind::{Kind, no_extra};
+use crate::model::meta::{Metadata, document};
 use crate::model::regex::check_expression;
 use crate::model::route::{
-    BACKEND_GROUP, BACKEND_KIND, BACKEND_NAME, BACKEND_NAMESPACE, BACKEND_PORT, BACKEND_WEIGHT,
-    HOSTNAMES, PARENTS, Parent, RULE_NAME, accepted_text, backends_text, not_too_many_matches,
-    parents_differ, port_by_kind, rule_names_differ, some_weight,
+    ACCEPTED_COLUMN, BACKEND_GROUP, BACKEND_KIND, BACKEND_NAME, BACKEND_NAMESPACE, BACKEND_PORT,
+    BACKEND_WEIGHT, BACKENDS_COLUMN, HOSTNAMES, HOSTNAMES_COLUMN, PARENTS, Parent, RULE_NAME,
+    not_too_many_matches, parents_differ, port_by_kind, rule_names_differ, some_weight,
 };
 use crate::model::rule::{
     HEADER_MATCH, Rule, SESSION_PERSISTENCE, ValueMatch, ValueMatchType, values,
@@ -80,15 +80,7 @@ pub static KIND: Kind = Kind {
     short_names: &[],
     namespaced: true,
     has_status: true,
-    columns: &[
-        Column {
-            name: "HOSTNAMES",
-            wide: false,
-            text: |value| joined(&value["spec"]["hostnames"]),
-        },
-        Column { name: "ACCEPTED", wide: false, text: accepted_text },
-        Column { name: "BACKENDS", wide: true, text: backends_text },
-    ],
+    columns: &[HOSTNAMES_COLUMN, ACCEPTED_COLUMN, BACKENDS_COLUMN],
     schema: document!(required("spec", Schema::Object(&ROUTE))),
     extra: no_extra,
 };
@@ -181,15 +173,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::route::tests::checked;
 
     fn check(spec: Value) -> (Value, Vec<String>) {
-        let mut document = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute",
-            "metadata": {"name": "r"}, "spec": spec,
-        });
-        let findings = KIND.check(&mut document);
-        let text = |f: &crate::finding::Finding| format!("{} {}: {}", f.code, f.field, f.message);
-        (document["spec"].take(), findings.iter().map(text).collect())
+        checked(&KIND, spec)
     }
 
     fn method(method: Value) -> Vec<String> {

@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 
-use crate::model::kind::{Column, Kind, no_extra};
-use crate::model::meta::{Metadata, document, joined};
-use crate::model::route::{Parent, accepted_text, backends_text};
+use crate::model::kind::{Kind, no_extra};
+use crate::model::meta::{Metadata, document};
+use crate::model::route::{ACCEPTED_COLUMN, BACKENDS_COLUMN, HOSTNAMES_COLUMN, Parent};
 use crate::model::rule::{Rule, ValueMatch};
 
 mod schema;
@@ -85,15 +85,7 @@ pub static KIND: Kind = Kind {
     short_names: &[],
     namespaced: true,
     has_status: true,
-    columns: &[
-        Column {
-            name: "HOSTNAMES",
-            wide: false,
-            text: |value| joined(&value["spec"]["hostnames"]),
-        },
-        Column { name: "ACCEPTED", wide: false, text: accepted_text },
-        Column { name: "BACKENDS", wide: true, text: backends_text },
-    ],
+    columns: &[HOSTNAMES_COLUMN, ACCEPTED_COLUMN, BACKENDS_COLUMN],
     schema: document!(crate::model::schema::required("spec", schema::SPEC)),
     extra: no_extra,
 };

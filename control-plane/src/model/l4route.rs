@@ -4,12 +4,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::finding::codes;
-use crate::model::kind::{Column, Kind, no_extra};
-use crate::model::meta::{Metadata, document, joined};
+use crate::model::kind::{Kind, no_extra};
+use crate::model::meta::{Metadata, document};
 use crate::model::route::{
-    BACKEND_GROUP, BACKEND_KIND, BACKEND_NAME, BACKEND_NAMESPACE, BACKEND_PORT, BACKEND_WEIGHT,
-    BackendRef, HOSTNAME, PARENTS, Parent, RULE_NAME, accepted_text, backends_text, parents_differ,
-    port_by_kind, some_weight,
+    ACCEPTED_COLUMN, BACKEND_GROUP, BACKEND_KIND, BACKEND_NAME, BACKEND_NAMESPACE, BACKEND_PORT,
+    BACKEND_WEIGHT, BACKENDS_COLUMN, BackendRef, HOSTNAME, HOSTNAMES_COLUMN, PARENTS, Parent,
+    RULE_NAME, parents_differ, port_by_kind, some_weight,
 };
 use crate::model::schema::{Field, ObjectSchema, Report, Schema, required};
 
@@ -53,15 +53,7 @@ pub static TLS: Kind = Kind {
     kind: "TLSRoute",
     plural: "tlsroutes",
     singular: "tlsroute",
-    columns: &[
-        Column {
-            name: "HOSTNAMES",
-            wide: false,
-            text: |value| joined(&value["spec"]["hostnames"]),
-        },
-        ACCEPTED,
-        BACKENDS,
-    ],
+    columns: &[HOSTNAMES_COLUMN, ACCEPTED_COLUMN, BACKENDS_COLUMN],
     schema: document!(required("spec", Schema::Object(&TLS_SPEC))),
     ..BASE
 };
@@ -71,13 +63,10 @@ pub static TCP: Kind = Kind {
     kind: "TCPRoute",
     plural: "tcproutes",
     singular: "tcproute",
-    columns: &[ACCEPTED, BACKENDS],
+    columns: &[ACCEPTED_COLUMN, BACKENDS_COLUMN],
     schema: document!(required("spec", Schema::Object(&TCP_SPEC))),
     ..BASE
 };
-
-const ACCEPTED: Column = Column { name: "ACCEPTED", wide: false, text: accepted_text };
-const BACKENDS: Column = Column { name: "BACKENDS", wide: true, text: backends_text };
 
 /// What the kinds have in common.
 const BASE: Kind = Kind {
@@ -145,15 +134,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::route::tests::checked;
 
     fn findings(kind: &Kind, spec: Value) -> Vec<String> {
-        let mut document = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind.kind,
-            "metadata": {"name": "r"}, "spec": spec,
-        });
-        let findings = kind.check(&mut document);
-        let text = |f: &crate::finding::Finding| format!("{} {}: {}", f.code, f.field, f.message);
-        findings.iter().map(text).collect()
+        checked(kind, spec).1
     }
 
     #[test]

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::finding::codes;
 use crate::model::filter::HttpFilter;
-use crate::model::meta::condition;
+use crate::model::kind::Column;
+use crate::model::meta::{condition, joined};
 use crate::model::schema::{
     Field, ObjectSchema, Report, Schema, defaulted, list, optional, required,
 };
@@ -187,8 +188,15 @@ pub(super) fn some_weight(rule: &Value, report: &mut Report) {
     }
 }
 
+pub(super) const HOSTNAMES_COLUMN: Column =
+    Column { name: "HOSTNAMES", wide: false, text: |value| joined(&value["spec"]["hostnames"]) };
+pub(super) const ACCEPTED_COLUMN: Column =
+    Column { name: "ACCEPTED", wide: false, text: accepted_text };
+pub(super) const BACKENDS_COLUMN: Column =
+    Column { name: "BACKENDS", wide: true, text: backends_text };
+
 /// `True` when every parent accepted it, else the first that did not.
-pub(super) fn accepted_text(document: &Value) -> String {
+fn accepted_text(document: &Value) -> String {
     let parents = document["status"]["parents"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut states = parents.iter().map(|parent| condition(&parent["conditions"], "Accepted"));
     let first = states.next().unwrap_or_default();
@@ -196,11 +204,31 @@ pub(super) fn accepted_text(document: &Value) -> String {
 }
 
 /// Every backend with its weight.
-pub(super) fn backends_text(document: &Value) -> String {
+fn backends_text(document: &Value) -> String {
     let rules = rules_of(&document["spec"]);
     let references = rules.iter().filter_map(|rule| rule["backendRefs"].as_array()).flatten();
     let one = |reference: &Value| {
         format!("{}={}", reference["name"].as_str().unwrap_or_default(), reference["weight"])
     };
     references.map(one).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::finding::Finding;
+    use crate::model::kind::Kind;
+
+    /// A spec with its defaults, and what is wrong with it.
+    pub(in crate::model) fn checked(kind: &Kind, spec: Value) -> (Value, Vec<String>) {
+        let mut document = json!({
+            "apiVersion": format!("{}/{}", kind.group, kind.version), "kind": kind.kind,
+            "metadata": {"name": "r"}, "spec": spec,
+        });
+        let findings = kind.check(&mut document);
+        let text = |f: &Finding| format!("{} {}: {}", f.code, f.field, f.message);
+        (document["spec"].take(), findings.iter().map(text).collect())
+    }
 }

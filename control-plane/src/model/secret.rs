@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::finding::codes;
+use crate::model::configmap::{DATA, keys_text};
 use crate::model::kind::{Column, Kind};
 use crate::model::meta::{METADATA_SCHEMA, Metadata, TEXT};
 use crate::model::schema::{ObjectSchema, Report, Schema, defaulted, map_step, optional, required};
@@ -129,11 +130,7 @@ pub static KIND: Kind = Kind {
             wide: false,
             text: |value| value["type"].as_str().unwrap_or_default().to_owned(),
         },
-        Column {
-            name: "KEYS",
-            wide: false,
-            text: |value| value["data"].as_object().map_or(0, serde_json::Map::len).to_string(),
-        },
+        Column { name: "KEYS", wide: false, text: keys_text },
     ],
     schema: Schema::Object(&ObjectSchema {
         fields: &[
@@ -141,16 +138,14 @@ pub static KIND: Kind = Kind {
             required("kind", TEXT),
             required("metadata", METADATA_SCHEMA),
             defaulted("type", "\"Opaque\"", TEXT),
-            optional("data", Schema::Map { value: &VALUE, max: 1000 }),
-            optional("stringData", Schema::Map { value: &VALUE, max: 1000 }),
+            optional("data", DATA),
+            optional("stringData", DATA),
             optional("immutable", Schema::Boolean),
         ],
         rules: &[],
     }),
     extra,
 };
-
-const VALUE: Schema = Schema::Text(crate::model::text::Format::Free(1 << 20));
 
 /// Text values become base64 as in an API server, and a TLS secret must hold a pair.
 fn extra(document: &mut Value, report: &mut Report) {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::finding::codes;
 use crate::model::route::BACKEND_OBJECT;
-use crate::model::schema::{ObjectSchema, Report, Schema, defaulted, optional, required};
+use crate::model::schema::{Field, ObjectSchema, Report, Schema, defaulted, optional, required};
 use crate::model::text::Format;
 
 /// Each type of filter, and the field that goes with it.
@@ -38,12 +38,12 @@ pub(in crate::model) static HTTP_FILTER: Schema = Schema::Object(&ObjectSchema {
                 "ExternalAuth",
             ]),
         ),
-        optional("requestHeaderModifier", Schema::Object(&MODIFIER)),
-        optional("responseHeaderModifier", Schema::Object(&MODIFIER)),
-        optional("requestMirror", Schema::Object(&MIRROR)),
+        REQUEST_HEADERS,
+        RESPONSE_HEADERS,
+        REQUEST_MIRROR,
         optional("requestRedirect", Schema::Object(&REDIRECT)),
         optional("urlRewrite", Schema::Object(&REWRITE)),
-        optional("extensionRef", Schema::Object(&EXTENSION)),
+        EXTENSION_REF,
         optional("cors", Schema::Object(&CORS)),
         optional("externalAuth", Schema::Any),
     ],
@@ -62,13 +62,18 @@ pub(in crate::model) static GRPC_FILTER: Schema = Schema::Object(&ObjectSchema {
                 "ExtensionRef",
             ]),
         ),
-        optional("requestHeaderModifier", Schema::Object(&MODIFIER)),
-        optional("responseHeaderModifier", Schema::Object(&MODIFIER)),
-        optional("requestMirror", Schema::Object(&MIRROR)),
-        optional("extensionRef", Schema::Object(&EXTENSION)),
+        REQUEST_HEADERS,
+        RESPONSE_HEADERS,
+        REQUEST_MIRROR,
+        EXTENSION_REF,
     ],
     rules: &[field_of_type],
 });
+
+const REQUEST_HEADERS: Field = optional("requestHeaderModifier", Schema::Object(&MODIFIER));
+const RESPONSE_HEADERS: Field = optional("responseHeaderModifier", Schema::Object(&MODIFIER));
+const REQUEST_MIRROR: Field = optional("requestMirror", Schema::Object(&MIRROR));
+const EXTENSION_REF: Field = optional("extensionRef", Schema::Object(&EXTENSION));
 
 static MIRROR: ObjectSchema = ObjectSchema {
     fields: &[

@@ -134,17 +134,12 @@ mod tests {
     use serde_json::json;
 
     use crate::model::httproute::KIND;
+    use crate::model::route::tests::checked;
 
     use super::*;
 
     fn check(spec: Value) -> (Value, Vec<String>) {
-        let mut document = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-            "metadata": {"name": "r"}, "spec": spec,
-        });
-        let findings = KIND.check(&mut document);
-        let text = |f: &crate::finding::Finding| format!("{} {}: {}", f.code, f.field, f.message);
-        (document["spec"].take(), findings.iter().map(text).collect())
+        checked(&KIND, spec)
     }
 
     fn findings(rule: Value) -> Vec<String> {

@@ -7,7 +7,7 @@ mod filters;
 mod matches;
 mod repeats;
 
-use super::{hold, route, to};
+use super::{Step, hold, plain, route, to};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_httproute_hold() {
@@ -23,6 +23,11 @@ async fn rows_of_filters_of_httproute_hold() {
 
 fn http(name: &str, more: &str, rules: &str) -> String {
     route("HTTPRoute", name, more, rules)
+}
+
+/// A Gateway with the usual backends, and one route with these rules.
+fn ruled(rules: &str) -> Step {
+    Step::Apply(plain() + &http("r", "", rules))
 }
 
 /// A rule with a match, given in flow style, that goes to a backend.

@@ -1,6 +1,6 @@
 //! Which listeners take a route, and for which hostnames.
 
-use super::{ACCEPTED, all_to, http, in_namespace, rule};
+use super::{ACCEPTED, all_to, http, in_namespace, rule, ruled};
 use crate::documents::{Over, Row, Step, backends, gateway, get, plain};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -9,7 +9,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteSimpleSameNamespace",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &all_to("a"))),
+                ruled(&all_to("a")),
                 Step::Says("HTTPRoute r", "Accepted=True Accepted, ResolvedRefs=True ResolvedRefs, weighlock.dev/Programmed=True Programmed"),
                 get("x.example", "/").from("a"),
             ],
@@ -107,7 +107,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteObservedGenerationBump",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &all_to("a"))),
+                ruled(&all_to("a")),
                 Step::Says("HTTPRoute r", ACCEPTED),
                 Step::Apply(http("r", "", &all_to("b"))),
                 Step::Current("HTTPRoute r"),

@@ -1,6 +1,6 @@
 //! Where requests go: backends, weights, grants.
 
-use super::{ACCEPTED, all_to, grant, http, in_namespace, rule, weighted};
+use super::{ACCEPTED, all_to, grant, http, in_namespace, rule, ruled, weighted};
 use crate::documents::{Row, Step, backends, get, plain, to};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -31,10 +31,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteInvalidBackendRefUnknownKind",
             steps: vec![
-                Step::Apply(
-                    plain()
-                        + &http("r", "", "{backendRefs: [{kind: NotAService, name: a, port: 80}]}"),
-                ),
+                ruled("{backendRefs: [{kind: NotAService, name: a, port: 80}]}"),
                 Step::Says("HTTPRoute r", "Accepted=True Accepted, ResolvedRefs=False InvalidKind"),
                 get("x.example", "/").status(500),
             ],
@@ -42,7 +39,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteInvalidNonExistentBackendRef",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &all_to("gone"))),
+                ruled(&all_to("gone")),
                 Step::Says(
                     "HTTPRoute r",
                     "Accepted=True Accepted, ResolvedRefs=False BackendNotFound",
@@ -71,14 +68,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteNoBackendRefs",
             steps: vec![
-                Step::Apply(
-                    plain()
-                        + &http(
-                            "r",
-                            "",
-                            "{matches: [{path: {value: /absent}}]}, {matches: [{path: {value: /empty}}], backendRefs: []}",
-                        ),
-                ),
+                ruled("{matches: [{path: {value: /absent}}]}, {matches: [{path: {value: /empty}}], backendRefs: []}"),
                 Step::Says("HTTPRoute r", ACCEPTED),
                 get("x.example", "/absent").status(500),
                 get("x.example", "/empty").status(500),
@@ -88,37 +78,23 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteWeight",
             steps: vec![
-                Step::Apply(
-                    plain()
-                        + &http(
-                            "r",
-                            "",
-                            &format!(
+                ruled(&format!(
                                 "{{backendRefs: [{}, {}, {}]}}",
                                 weighted("a", 70),
                                 weighted("b", 30),
                                 weighted("c", 0)
-                            ),
-                        ),
-                ),
+                            )),
                 Step::Shares(get("x.example", "/"), vec![("a", 70), ("b", 30), ("c", 0)]),
             ],
         },
         Row {
             name: "an invalid backend keeps its share, which answers 500",
             steps: vec![
-                Step::Apply(
-                    plain()
-                        + &http(
-                            "r",
-                            "",
-                            &format!(
+                ruled(&format!(
                                 "{{backendRefs: [{}, {}]}}",
                                 weighted("a", 1),
                                 weighted("gone", 1)
-                            ),
-                        ),
-                ),
+                            )),
                 Step::Shares(get("x.example", "/"), vec![("a", 50), ("500", 50)]),
             ],
         },

@@ -1,7 +1,7 @@
 //! What browsers ask before they let pages read answers.
 
-use super::{filtered_rule, http};
-use crate::documents::{Row, Step, get, plain, to};
+use super::{filtered_rule, ruled};
+use crate::documents::{Row, get, to};
 
 pub(super) fn rows() -> Vec<Row> {
     let cors = |cors: &str| format!("{{type: CORS, cors: {{{cors}}}}}");
@@ -15,14 +15,14 @@ pub(super) fn rows() -> Vec<Row> {
     vec![Row {
         name: "HTTPRouteCORS",
         steps: vec![
-            Step::Apply(plain() + &http("r", "", &[
+            ruled(&[
                 filtered_rule("/narrow", &cors("allowOrigins: [\"https://www.foo.com\", \"https://*.bar.com\"], allowMethods: [GET, OPTIONS], allowHeaders: [x-header-1, x-header-2], exposeHeaders: [x-header-3, x-header-4], allowCredentials: true, maxAge: 3600")),
                 filtered_rule("/methods", &cors("allowOrigins: [\"https://www.foo.com\"], allowMethods: [\"*\"]")),
                 filtered_rule("/origins", &cors("allowOrigins: [\"*\"], allowMethods: [PUT]")),
                 filtered_rule("/all", &cors("allowOrigins: [\"https://www.foo.com\"], allowMethods: [\"*\"], allowHeaders: [\"*\"], allowCredentials: true")),
                 format!("{{matches: [{{path: {{value: /put}}, method: PUT}}], filters: [{}], backendRefs: [{}]}}",
                     cors("allowOrigins: [\"https://www.foo.com\"], allowMethods: [PUT]"), to("a")),
-            ].join(","))),
+            ].join(",")),
             preflight("/narrow", "https://www.foo.com", "GET").with(200, &[
                 (ORIGIN, "https://www.foo.com"),
                 ("access-control-allow-methods", "GET, OPTIONS"),

@@ -1,6 +1,6 @@
 //! What is done to requests and answers: redirects, rewrites, headers, timeouts.
 
-use super::{filtered_rule, http, weighted};
+use super::{filtered_rule, http, ruled, weighted};
 use crate::documents::{Row, Step, get, plain, to};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -21,28 +21,14 @@ pub(super) fn rows() -> Vec<Row> {
     let statuses = |name, code: &'static str, status| Row {
         name,
         steps: vec![
-            Step::Apply(
-                plain()
-                    + &http(
-                        "r",
-                        "",
-                        &redirect("/", &format!("hostname: new.example, statusCode: {code}")),
-                    ),
-            ),
+            ruled(&redirect("/", &format!("hostname: new.example, statusCode: {code}"))),
             get("x.example", "/a").with(status, &[("location", "http://new.example:$PORT/a")]),
         ],
     };
     let slow = |name, timeouts: &str| Row {
         name,
         steps: vec![
-            Step::Apply(
-                plain()
-                    + &http(
-                        "r",
-                        "",
-                        &format!("{{timeouts: {{{timeouts}}}, backendRefs: [{}]}}", to("a")),
-                    ),
-            ),
+            ruled(&format!("{{timeouts: {{{timeouts}}}, backendRefs: [{}]}}", to("a"))),
             get("x.example", "/slow/1").from("a"),
             get("x.example", "/slow/5000").status(504),
         ],
@@ -51,9 +37,9 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRedirectHostAndStatus",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     redirect("/host", "hostname: new.example"), redirect("/status", "hostname: new.example, statusCode: 301"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/host/x?y=1").with(302, &[("location", "http://new.example:$PORT/host/x?y=1")]),
                 get("x.example", "/status").with(301, &[("location", "http://new.example:$PORT/status")]),
             ],
@@ -64,11 +50,11 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRedirectPath",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     redirect("/original", "path: {type: ReplacePrefixMatch, replacePrefixMatch: /replaced}"),
                     redirect("/full", "path: {type: ReplaceFullPath, replaceFullPath: /all/of/it}"),
                     redirect("/host", "hostname: new.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/original/lemon").with(302, &[("location", "http://x.example:$PORT/replaced/lemon")]),
                 get("x.example", "/full/x").with(302, &[("location", "http://x.example:$PORT/all/of/it")]),
                 get("x.example", "/host/x").with(302, &[("location", "http://new.example:$PORT/x")]),
@@ -112,12 +98,12 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRequestHeaderModifier",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     filtered_rule("/set", &request("set: [{name: X-Set, value: \"100%\"}]")),
                     filtered_rule("/add", &request("add: [{name: X-Add, value: more}]")),
                     filtered_rule("/remove", &request("remove: [X-Remove]")),
                     filtered_rule("/all", &request("set: [{name: x-set, value: new}], add: [{name: x-add, value: more}], remove: [x-remove]")),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/set").header("x-set", "old").saw("a", &[("x-set", "100%")]),
                 get("x.example", "/set").saw("a", &[("x-set", "100%")]),
                 get("x.example", "/add").saw("a", &[("x-add", "more")]),
@@ -128,26 +114,26 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteResponseHeaderModifier",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &filtered_rule("/", &response(
-                    "set: [{name: x-backend, value: hidden}], add: [{name: x-add, value: one}], remove: [content-type]")))),
+                ruled(&filtered_rule("/", &response(
+                    "set: [{name: x-backend, value: hidden}], add: [{name: x-add, value: one}], remove: [content-type]"))),
                 get("x.example", "/").with(200, &[("x-backend", "hidden"), ("x-add", "one"), ("content-type", "")]),
             ],
         },
         Row {
             name: "HTTPRouteBackendRequestHeaderModifier",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &format!(
-                    "{{backendRefs: [{}]}}", to("a").replace('}', &format!(", filters: [{}]}}", request("set: [{name: x-set, value: one}], remove: [x-remove]")))))),
+                ruled(&format!(
+                    "{{backendRefs: [{}]}}", to("a").replace('}', &format!(", filters: [{}]}}", request("set: [{name: x-set, value: one}], remove: [x-remove]"))))),
                 get("x.example", "/").header("x-remove", "1").saw("a", &[("x-set", "one"), ("x-remove", "")]),
             ],
         },
         Row {
             name: "HTTPRouteRequestHeaderModifierBackendWeights",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &format!(
+                ruled(&format!(
                     "{{backendRefs: [{}, {}]}}",
                     weighted("a", 1).replace('}', &format!(", filters: [{}]}}", request("set: [{name: x-set, value: one}]"))),
-                    weighted("b", 0).replace('}', &format!(", filters: [{}]}}", request("set: [{name: x-set, value: two}]")))))),
+                    weighted("b", 0).replace('}', &format!(", filters: [{}]}}", request("set: [{name: x-set, value: two}]"))))),
                 get("x.example", "/").saw("a", &[("x-set", "one")]),
                 Step::Apply(http("r", "", &format!(
                     "{{backendRefs: [{}, {}]}}",
@@ -160,9 +146,9 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRewriteHost",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rewrite("/one", "hostname: one.example"), filtered_rule("/two", &request("set: [{name: Host, value: two.example}]")),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/one").saw("a", &[("host", "one.example")]),
                 get("x.example", "/two").saw("a", &[("host", "two.example")]),
             ],
@@ -170,13 +156,13 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRewritePath",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rewrite("/prefix/one", "path: {type: ReplacePrefixMatch, replacePrefixMatch: /one}"),
                     rewrite("/strip", "path: {type: ReplacePrefixMatch, replacePrefixMatch: \"\"}"),
                     rewrite("/root", "path: {type: ReplacePrefixMatch, replacePrefixMatch: /}"),
                     rewrite("/slash", "path: {type: ReplacePrefixMatch, replacePrefixMatch: /xyz/}"),
                     rewrite("/full", "path: {type: ReplaceFullPath, replaceFullPath: /all/of/it}"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/prefix/one/two?q=1").saw("a", &[("path", "/one/two?q=1")]),
                 get("x.example", "/prefix/one").saw("a", &[("path", "/one")]),
                 get("x.example", "/strip/bar").saw("a", &[("path", "/bar")]),

@@ -1,6 +1,6 @@
 //! Which requests a rule is for.
 
-use super::{http, rule};
+use super::{http, rule, ruled};
 use crate::documents::{Row, Step, get, plain};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -8,9 +8,9 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteExactPathMatching",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rule("{path: {type: Exact, value: /one}}", "a"), rule("{path: {type: Exact, value: /two}}", "b"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/one").from("a"),
                 get("x.example", "/two?x=1").from("b"),
                 get("x.example", "/one/").status(404),
@@ -22,11 +22,11 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteHeaderMatching",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rule("{headers: [{name: version, value: one}]}", "a"),
                     rule("{headers: [{name: version, value: two}, {name: Color, value: orange}]}", "b"),
                     rule("{headers: [{name: color, value: blue}]}, {headers: [{name: color, value: green}]}", "c"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/").header("version", "one").from("a"),
                 get("x.example", "/").header("VERSION", "one").from("a"),
                 get("x.example", "/").header("version", "two").header("color", "orange").from("b"),
@@ -38,10 +38,10 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteMatching",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rule("{path: {value: /}}, {headers: [{name: version, value: one}]}", "a"),
                     rule("{path: {value: /v2}}, {headers: [{name: version, value: two}]}", "b"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/").from("a"),
                 get("x.example", "/example").from("a"),
                 get("x.example", "/").header("version", "one").from("a"),
@@ -66,12 +66,12 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRoutePathMatchOrder",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rule("{path: {value: /match}}", "a"),
                     rule("{path: {value: /match/prefix}}", "b"),
                     rule("{path: {type: Exact, value: /match/exact}}, {path: {value: /match/prefix/one}}", "c"),
                     rule("{path: {type: RegularExpression, value: \"/match/[a-z]+/regex\"}}", "c"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/match/x").from("a"),
                 get("x.example", "/match/prefix/x").from("b"),
                 get("x.example", "/match/exact").from("c"),
@@ -83,9 +83,9 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteMethodMatching",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rule("{method: POST}", "a"), rule("{method: GET}", "b"), rule("{path: {value: /path}, method: GET}", "c"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/").method("POST").from("a"),
                 get("x.example", "/").from("b"),
                 get("x.example", "/path").from("c"),
@@ -95,11 +95,11 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteQueryParamMatching",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rule("{queryParams: [{name: animal, value: whale}]}", "a"),
                     rule("{queryParams: [{name: animal, value: dolphin}, {name: color, value: blue}]}", "b"),
                     rule("{queryParams: [{type: RegularExpression, name: animal, value: \"sh.*\"}]}", "c"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/?animal=whale").from("a"),
                 get("x.example", "/?x=1&animal=whale&animal=shark").from("a"),
                 get("x.example", "/?animal=dolphin&color=blue").from("b"),
@@ -112,9 +112,9 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteNamedRule",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     rule("{path: {value: /named}}", "a").replace("{matches", "{name: named, matches"), rule("{path: {value: /other}}", "b"),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/named").from("a"),
                 get("x.example", "/other").from("b"),
             ],

@@ -1,6 +1,6 @@
 //! Copies, further tries, and sessions.
 
-use super::{filtered_rule, http};
+use super::{filtered_rule, http, ruled};
 use crate::documents::{Row, Step, get, plain, to};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -32,7 +32,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRequestMirror",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &filtered_rule("/", &mirror("b", "")))),
+                ruled(&filtered_rule("/", &mirror("b", ""))),
                 get("x.example", "/").from("a"),
                 Step::Copies(get("x.example", "/"), "b", 100),
             ],
@@ -40,7 +40,7 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRequestMultipleMirrors",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &filtered_rule("/", &[mirror("b", ""), mirror("c", ""), mirror("gone", "")].join(",")))),
+                ruled(&filtered_rule("/", &[mirror("b", ""), mirror("c", ""), mirror("gone", "")].join(","))),
                 Step::Says("HTTPRoute r", "Accepted=True Accepted, ResolvedRefs=False BackendNotFound"),
                 get("x.example", "/").from("a"),
                 Step::Copies(get("x.example", "/"), "b", 100),
@@ -50,11 +50,11 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRequestPercentageMirror",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     filtered_rule("/percent", &mirror("b", ", percent: 20")),
                     filtered_rule("/fraction", &mirror("b", ", fraction: {numerator: 1, denominator: 2}")),
                     filtered_rule("/none", &mirror("b", ", percent: 0")),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/percent").from("a"),
                 Step::Copies(get("x.example", "/percent"), "b", 20),
                 Step::Copies(get("x.example", "/fraction"), "b", 50),
@@ -64,10 +64,10 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             name: "HTTPRouteRetry",
             steps: vec![
-                Step::Apply(plain() + &http("r", "", &[
+                ruled(&[
                     format!("{{retry: {{codes: [500, 502, 503, 504], attempts: 2, backoff: 1ms}}, backendRefs: [{}]}}", to("a")),
                     format!("{{matches: [{{headers: [{{name: x-plain, value: \"1\"}}]}}], backendRefs: [{}]}}", to("a")),
-                ].join(","))),
+                ].join(",")),
                 get("x.example", "/").from("a"),
                 get("x.example", "/status/503").status(503),
                 Step::Tries(get("x.example", "/status/500"), "a", 3),
