@@ -137,6 +137,11 @@ impl Body {
         body
     }
 
+    /// No body, and what is held until it is dropped: the tunnel that begins in its place.
+    pub fn in_place_of(tunnel: Box<dyn Lease>) -> Self {
+        Self { held: Held(Some(tunnel)), ..Self::default() }
+    }
+
     /// A body that a filter reads or makes.
     pub fn filtered<B>(body: B) -> Self
     where

@@ -80,7 +80,8 @@ pub fn request(
 ) -> Result<Asks, Refused> {
     version(head, options)?;
     if head.method == Method::CONNECT {
-        return Err(Refused::Why(Why::BadRequest));
+        // No route is for it: those that are (`connect_matcher`) are not taken.
+        return Err(Refused::Why(Why::NoRoute));
     }
     framing(&head.headers, head.version)?;
     expectation(&mut head.headers)?;
@@ -90,6 +91,10 @@ pub fn request(
     underscores(&mut head.headers, options.underscores)?;
     let upgrade = upgrade(&head.headers, head.version);
     drop_hop_by_hop(&mut head.headers);
+    if let Some(protocol) = &upgrade {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, protocol.clone());
+    }
     host::settle(head, options, local_port)?;
     target(head, options)?;
     join_cookies(&mut head.headers);
@@ -163,11 +168,11 @@ fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Refus
     Ok(())
 }
 
-/// The protocol that an HTTP/1.1 client wants to speak from here on. Cleartext HTTP/2 is not
-/// offered this way (RFC 9113 section 3.1).
+/// The protocol that a client wants to speak from here on. Cleartext HTTP/2 is not offered this way
+/// (RFC 9113 section 3.1).
 fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
-    let is_asked = version == Version::HTTP_11
+    let is_asked = version >= Version::HTTP_11
         && nominated(headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
     (is_asked && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
 }
@@ -348,7 +353,6 @@ mod tests {
             ("GET /", vec![host, ("content-length", "+5")]),
             ("GET /", vec![host, ("content-length", "5"), ("content-length", "6")]),
             ("GET *", vec![host]),
-            ("CONNECT a.test:80", vec![host]),
         ] {
             let refused = check(line, &headers).map(|_| ());
             let is_bad = matches!(
@@ -377,6 +381,8 @@ mod tests {
         let (head, _) = check("GET http://a.test/x?y", &[("host", "A.test:80")]).unwrap();
         assert_eq!(head.uri, "/x?y");
         assert_eq!(head.headers[HOST], "a.test");
+        let connect = check("CONNECT a.test:80", &[("host", "a.test:80")]);
+        assert_eq!(connect.unwrap_err(), Refused::Why(Why::NoRoute));
         let none = Refused::Status(StatusCode::BAD_REQUEST, "missing_host_header");
         assert_eq!(check("GET /", &[]).unwrap_err(), none);
     }

@@ -39,14 +39,13 @@ use self::upgrade::Tunnel;
 use crate::body::flow::Outgoing;
 use crate::body::stall::StreamWatch;
 use crate::body::{Body, BodyError, Deadlines};
-use crate::cluster::pool::InFlight;
 use crate::filtering::Verdict;
 use crate::format::mutation::Side;
 use crate::framing::Violation;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::listener::http::HttpOptions;
-use crate::route::action::{Action, DirectResponse, Forward};
+use crate::route::action::{Action, DirectResponse};
 use crate::route::{Found, NotFound, RequestView};
 use crate::telemetry::why::Why;
 
@@ -65,11 +64,9 @@ pub async fn serve(
 ) -> Response<ReplyBody> {
     let (mut head, incoming) = request.into_parts();
     let client = head.extensions.remove::<OnUpgrade>();
+    upgrade::unify(&mut head);
     let mut exchange = Exchange::new(connection, &head);
     let body = Body::incoming(incoming);
-    if body.is_empty() {
-        exchange.request.complete();
-    }
     let body = body.watched(Rc::clone(&exchange.request), Deadlines::default());
     let view = exchange.view.clone();
     let response = match view.chain() {
@@ -79,6 +76,11 @@ pub async fn serve(
     match client {
         Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             switch(exchange, client, response)
+        }
+        // To the codec it has switched, so that the body is what goes through the tunnel.
+        Some(client) if exchange.version == Version::HTTP_2 && response.status().is_success() => {
+            let tasks = connection.worker().tasks.clone();
+            upgrade::without_switch(&tasks, client, reply(exchange, response, None))
         }
         _ => reply(exchange, response, stream.as_deref()),
     }
@@ -194,7 +196,13 @@ fn admit(
 ) -> Result<Admitted, guard::Refused> {
     let (mut head, body) = request.into_parts();
     let facts = &exchange.connection.facts;
-    let asks = guard::request(&mut head, options, facts.local.port())?;
+    let asks = guard::request(&mut head, options, facts.local.port());
+    // What an upgrade leads to is a part of its request.
+    let is_upgrade = asks.as_ref().is_ok_and(|asks| asks.upgrade.is_some());
+    if body.is_empty() && !is_upgrade {
+        exchange.request.complete();
+    }
+    let asks = asks?;
     for change in &options.edge.early_changes {
         change.apply(&mut head.headers, Side::Request, &exchange.context());
     }
@@ -240,6 +248,13 @@ async fn route(
     let random = fastrand::u64(..);
     let mut found = table.find(&view(exchange, &request, random));
     exchange.note_route(chain, found.as_ref().ok());
+    // As in Envoy before any filter, and whatever the route does.
+    if let (Some(protocol), Ok(found)) = (&upgrade, &found)
+        && !is_allowed(protocol, found, &chain.config.http.options)
+    {
+        exchange.headers = request.into_parts().0.headers;
+        return Err(Local::new(Why::UpgradeRefused).into());
+    }
     let way = (found.as_ref().map_err(|not_found| *not_found), random);
     match filters::on_request(exchange, chain, way, &mut request).await? {
         Verdict::Continue if exchange.notes.begins_again => {
@@ -266,17 +281,10 @@ async fn route(
     };
     Ok(match &found.route.action {
         Action::Forward(forward) => {
-            let options = &chain.config.http.options;
-            let upgrade = match allowed(upgrade.as_ref(), forward, options) {
-                Ok(upgrade) => upgrade,
-                Err(refused) => {
-                    exchange.headers = request.into_parts().0.headers;
-                    return Err(refused.into());
-                }
-            };
+            let is_upgrade = upgrade.is_some();
             let retry = forward.retry.as_deref();
             let routes = &*chain.routing(exchange.scope).routes;
-            let plan = Plan { chain, routes, found: &found, forward, upgrade, random, retry };
+            let plan = Plan { chain, routes, found: &found, forward, is_upgrade, random, retry };
             forward::forward(exchange, plan, request).await?
         }
         Action::Redirect(redirect) => {
@@ -341,22 +349,17 @@ fn direct(
     ours(exchange, Why::DirectResponse, response)
 }
 
-/// The protocol to upgrade to, where route and listener allow it.
-fn allowed<'a>(
-    asked: Option<&'a HeaderValue>,
-    forward: &Forward,
-    options: &HttpOptions,
-) -> Result<Option<&'a HeaderValue>, Local> {
-    let Some(asked) = asked else { return Ok(None) };
-    let protocol = asked.to_str().unwrap_or_default();
-    let by_listener = || {
+/// Whether route and listener allow an upgrade to `protocol`.
+fn is_allowed(protocol: &HeaderValue, found: &Found<'_>, options: &HttpOptions) -> bool {
+    let protocol = protocol.to_str().unwrap_or_default();
+    let by_route = match &found.route.action {
+        Action::Forward(forward) => forward.allows_upgrade(protocol),
+        Action::Redirect(_) | Action::Direct(_) => None,
+    };
+    by_route.unwrap_or_else(|| {
         let mut upgrades = options.upgrades.iter();
         upgrades.any(|known| known.enabled && known.protocol.eq_ignore_ascii_case(protocol))
-    };
-    if forward.allows_upgrade(protocol).unwrap_or_else(by_listener) {
-        return Ok(Some(asked));
-    }
-    Err(Local::new(Why::UpgradeRefused))
+    })
 }
 
 /// Hands the response to the codec; the exchange ends with its body.
@@ -406,12 +409,20 @@ fn switch(
         return reply(exchange, local, None);
     };
     exchange.note_response(response.status(), response.headers());
-    let in_flight = response.extensions_mut().remove::<InFlight>();
+    let (mut head, upstream_body) = response.into_parts();
+    upgrade::answer(&mut head, exchange.version);
     let idle = exchange.view.chain().and_then(|c| c.config.http.options.timeouts.stream_idle);
-    let tunnel = Tunnel { client, upstream, in_flight, idle };
+    let tunnel = Tunnel { client, upstream, upstream_body, idle };
     let tasks = exchange.connection.worker().tasks.clone();
     tasks.spawn_local(tunnel.run(exchange));
-    response.map(|_| ReplyBody { body: Outgoing::new(Body::empty(), None), exchange: None })
+    Response::from_parts(head, ReplyBody::done())
+}
+
+impl ReplyBody {
+    /// Nothing, of an exchange that ends elsewhere.
+    fn done() -> Self {
+        Self { body: Outgoing::new(Body::empty(), None), exchange: None }
+    }
 }
 
 impl http_body::Body for ReplyBody {

@@ -10,6 +10,7 @@ pub mod backend;
 pub mod authority;
 pub mod client;
 pub mod tls;
+pub mod switch;
 pub mod wire;
 pub mod raw;
 pub mod tools;

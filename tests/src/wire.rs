@@ -155,7 +155,11 @@ async fn body(stream: &mut TcpStream, ahead: &mut Vec<u8>, head: &str) -> Option
 }
 
 /// Reads to the end of `mark`; none when the stream ends before.
-async fn read_until(stream: &mut TcpStream, ahead: &mut Vec<u8>, mark: &[u8]) -> Option<Vec<u8>> {
+pub(crate) async fn read_until(
+    stream: &mut TcpStream,
+    ahead: &mut Vec<u8>,
+    mark: &[u8],
+) -> Option<Vec<u8>> {
     loop {
         if let Some(at) = ahead.windows(mark.len()).position(|window| window == mark) {
             return Some(ahead.drain(..at + mark.len()).collect());
@@ -167,7 +171,7 @@ async fn read_until(stream: &mut TcpStream, ahead: &mut Vec<u8>, mark: &[u8]) ->
 }
 
 /// First line and headers, in order of name, without what differs from run to run.
-fn parse_head(head: &str) -> Value {
+pub(crate) fn parse_head(head: &str) -> Value {
     let mut lines = head.lines().filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default().to_owned();
     let mut headers: Vec<String> = lines

@@ -27,7 +27,7 @@ pub enum UpstreamFailure {
     /// A connection that had served before was closed before a byte of the response: keep-alive's
     /// race.
     ReusedClosed,
-    /// What came is no HTTP.
+    /// What came is no HTTP, or what was sent is none to the upstream (`PROTOCOL_ERROR`).
     Protocol,
     /// The request's own body failed, or the request cannot be said in the upstream's protocol.
     Request,
@@ -118,6 +118,7 @@ fn classify(error: &hyper::Error, is_reused: bool) -> UpstreamFailure {
             Some(h2::Reason::REFUSED_STREAM) => UpstreamFailure::Refused,
             // What came after the last stream that a GOAWAY names; the others end as usual.
             Some(_) if error.is_go_away() && error.is_remote() => UpstreamFailure::Refused,
+            Some(h2::Reason::PROTOCOL_ERROR) if error.is_remote() => UpstreamFailure::Protocol,
             Some(_) if error.is_remote() => UpstreamFailure::Reset,
             Some(_) if error.is_library() => UpstreamFailure::Protocol,
             Some(_) => UpstreamFailure::Reset,

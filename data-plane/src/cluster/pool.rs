@@ -53,11 +53,7 @@ struct Inner {
 }
 
 /// What a request in flight takes up: a place under the cluster's limit, and in the endpoint's
-/// count. The response to an upgrade carries it in its extensions: keep it while the tunnel stands.
-#[derive(Debug, Clone)]
-#[expect(dead_code, reason = "held for what happens when it is dropped")]
-pub struct InFlight(Arc<Occupied>);
-
+/// count.
 type Occupied = (Slot, EndpointSlot);
 
 /// A connection to an endpoint, as logs speak of it.
@@ -84,6 +80,7 @@ impl Pools {
 
     /// Sends a request and gives the head of the response. The connection is busy until the body
     /// has been read to its end; dropping the body, or this future, cancels the request upstream.
+    /// Where the protocol was switched the response has no body, but it counts while it is kept.
     ///
     /// The request is in origin form with a `host` field, its hop-by-hop fields are gone but for
     /// those of an upgrade; it is put into the form of the protocol that the connection speaks.
@@ -540,7 +537,6 @@ mod tests {
             request.headers_mut().insert("upgrade", "echo".parse().unwrap());
             let mut response = client.send(request).await.unwrap();
             assert_eq!(response.status(), 101);
-            let slot = response.extensions_mut().remove::<InFlight>();
             let upgraded = hyper::upgrade::on(&mut response).await.unwrap();
             let mut tunnel = hyper_util::rt::TokioIo::new(upgraded);
             tunnel.write_all(b"ping").await.unwrap();
@@ -548,7 +544,7 @@ mod tests {
             tunnel.read_exact(&mut said).await.unwrap();
             assert_eq!(&said, b"ping");
             assert_eq!(client.cluster.live.requests.load(Relaxed), 1);
-            drop(slot);
+            drop(response);
             assert_eq!(client.cluster.live.requests.load(Relaxed), 0);
         })
         .await;

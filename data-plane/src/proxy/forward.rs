@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
+use http::header::{HeaderName, HeaderValue, SET_COOKIE};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::time::Instant;
 use xds_proto::convert::Address;
@@ -44,8 +44,8 @@ pub(super) struct Plan<'a> {
     pub(super) routes: &'a LinkedRoutes,
     pub(super) found: &'a Found<'a>,
     pub(super) forward: &'a Forward,
-    /// The protocol that the client may and wants to upgrade to.
-    pub(super) upgrade: Option<&'a HeaderValue>,
+    /// Whether the client may and wants to switch protocols.
+    pub(super) is_upgrade: bool,
     pub(super) random: u64,
     /// The retry policy: the route's, or what the request made of it.
     pub(super) retry: Option<&'a RetryPolicy>,
@@ -90,7 +90,7 @@ pub(super) async fn forward(
     let body = mirror::send(exchange, &plan, (&head, body), limits.response);
     let (body, once_more) = match plan.retry {
         _ if body.is_empty() => (body, OnceMore::Empty),
-        Some(policy) if policy.retries > 0 && plan.upgrade.is_none() => {
+        Some(policy) if policy.retries > 0 && !plan.is_upgrade => {
             let (body, kept) = Kept::new(body, plan.forward.kept_bytes_max);
             (body, OnceMore::Kept(kept))
         }
@@ -150,10 +150,6 @@ fn prepare(
     say_stream_limit(&mut head.headers, limits);
     let context = crate::format::Context { attempts: 1, ..exchange.context() };
     plan.found.rewrite_request(head, picked, &context, plan.adds_envoy_headers());
-    if let Some(protocol) = plan.upgrade {
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(UPGRADE, protocol.clone());
-    }
 }
 
 /// The changes of the route to a response, and its deadlines.
@@ -430,7 +426,7 @@ impl Tries<'_, '_> {
 
     fn check(&self, response: Response<Body>) -> Result<Response<Body>, Miss> {
         let (mut head, body) = response.into_parts();
-        match guard::response(&mut head, self.plan.upgrade.is_some()) {
+        match guard::response(&mut head, self.plan.is_upgrade) {
             Ok(()) => Ok(Response::from_parts(head, body)),
             Err(_) => {
                 self.cluster.live.stats.failure(UpstreamFailureKind::Protocol);

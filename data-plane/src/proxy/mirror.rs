@@ -32,7 +32,7 @@ pub(super) fn send(
     limit: Option<Duration>,
 ) -> Body {
     let policies = &plan.forward.mirrors;
-    if policies.is_empty() || plan.upgrade.is_some() || head.method == Method::CONNECT {
+    if policies.is_empty() || plan.is_upgrade || head.method == Method::CONNECT {
         return body;
     }
     let wanted = policies.iter().filter(|policy| fastrand::u32(..1_000_000) < policy.millionths);

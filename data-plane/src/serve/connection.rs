@@ -216,6 +216,9 @@ fn http2_builder(options: &HttpOptions, executor: Local) -> http2::Builder<Local
         .initial_connection_window_size(options.http2.connection_window)
         .max_send_buf_size(STREAM_BUFFER_BYTES)
         .max_header_list_size(options.limits.bytes_max);
+    if options.http2.allow_connect {
+        builder.enable_connect_protocol();
+    }
     if let Some((interval, timeout)) = options.http2.keepalive {
         builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
     }

@@ -13,6 +13,7 @@ mod retries;
 mod routing;
 mod streams;
 mod tls;
+mod upgrades;
 mod upstream;
 
 use std::collections::BTreeMap;

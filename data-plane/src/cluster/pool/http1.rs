@@ -15,7 +15,7 @@ use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
-use crate::cluster::pool::{InFlight, Link, Occupied, request};
+use crate::cluster::pool::{Link, Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
 
 /// How long a connection may take to finish what the response did not wait for: the rest of a
@@ -98,12 +98,10 @@ pub(super) async fn send(
     let sent = connection.sender.try_send_request(request);
     let mut lease = Box::new(Http1Lease { connection: Some(connection), pool, in_flight: None });
     match sent.await {
-        Ok(mut response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+        Ok(response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
             lease.connection = None;
-            if let Some(in_flight) = in_flight.take() {
-                response.extensions_mut().insert(InFlight(Arc::new(in_flight)));
-            }
-            Ok(response.map(Body::incoming))
+            lease.in_flight = in_flight.take();
+            Ok(response.map(|_| Body::in_place_of(lease)))
         }
         Ok(response) => {
             lease.in_flight = in_flight.take();

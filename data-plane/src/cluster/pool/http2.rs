@@ -6,8 +6,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use http::Version;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::{StatusCode, Version};
 use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::ext::Protocol;
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
@@ -167,6 +169,7 @@ pub(super) async fn send(
             return Err(UpstreamError::new(UpstreamFailure::Request, Some(*request), None));
         }
     };
+    let protocol = request.extensions().get::<Protocol>().cloned();
     connection.requests.set(connection.requests.get().saturating_add(1));
     let sent = connection.sender.borrow_mut().try_send_request(request);
     match sent.await {
@@ -175,6 +178,11 @@ pub(super) async fn send(
                 waker.wake();
             }
             let lease = Box::new(Http2Lease { _stream: stream, _in_flight: in_flight.take() });
+            if let Some(protocol) = protocol
+                && response.status() == StatusCode::OK
+            {
+                return Ok(switched(response, &protocol).map(|()| Body::in_place_of(lease)));
+            }
             Ok(response.map(|incoming| Body::leased(incoming, lease)))
         }
         Err(mut error) => {
@@ -182,6 +190,18 @@ pub(super) async fn send(
             Err(UpstreamError::of_hyper(error.into_error(), request, is_reused))
         }
     }
+}
+
+/// The answer to a CONNECT for another protocol, as that to an upgrade of HTTP/1.1.
+fn switched(response: http::Response<hyper::body::Incoming>, to: &Protocol) -> http::Response<()> {
+    let (mut head, _) = response.into_parts();
+    head.status = StatusCode::SWITCHING_PROTOCOLS;
+    head.headers.remove(CONTENT_LENGTH);
+    if let Ok(protocol) = HeaderValue::from_str(to.as_str()) {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, protocol);
+    }
+    http::Response::from_parts(head, ())
 }
 
 /// A stream under a request. Dropping the body resets it, when it has not ended.

@@ -1,8 +1,9 @@
 //! Puts a request into the form of the protocol that its connection speaks.
 
-use http::header::{HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Uri, Version};
+use http::{HeaderValue, Method, Request, Uri, Version};
+use hyper::ext::Protocol;
 
 use crate::body::Body;
 
@@ -22,15 +23,12 @@ pub(super) fn for_http1(mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-/// Scheme, authority and path in the URI, no `host` field. Gives the request back when it cannot be
-/// said in HTTP/2: it has no valid host, or is an upgrade.
+/// Scheme, authority and path in the URI, no `host` field; an upgrade as CONNECT (RFC 8441). Gives the
+/// request back when it cannot be said in HTTP/2: it has no valid host.
 pub(super) fn for_http2(
     mut request: Request<Body>,
     is_tls: bool,
 ) -> Result<Request<Body>, Box<Request<Body>>> {
-    if request.headers().contains_key(UPGRADE) {
-        return Err(Box::new(request));
-    }
     let authority = match request.headers().get(HOST) {
         Some(host) => Authority::try_from(host.as_bytes()).ok(),
         None => request.uri().authority().cloned(),
@@ -44,6 +42,13 @@ pub(super) fn for_http2(
     let Ok(uri) = Uri::from_parts(parts) else { return Err(Box::new(request)) };
     *request.uri_mut() = uri;
     request.headers_mut().remove(HOST);
+    if let Some(upgrade) = request.headers_mut().remove(UPGRADE)
+        && let Ok(protocol) = upgrade.to_str()
+    {
+        request.headers_mut().remove(CONNECTION);
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from(protocol));
+    }
     *request.version_mut() = Version::HTTP_2;
     Ok(request)
 }
@@ -67,6 +72,20 @@ mod tests {
         assert!(!said.headers().contains_key(HOST));
         assert!(for_http2(request("/", None), true).is_err());
         assert!(for_http2(request("/", Some("a b")), true).is_err());
+    }
+
+    #[test]
+    fn an_upgrade_is_a_connect_in_http2() {
+        let mut asked = request("/ws", Some("x.test"));
+        asked.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        asked.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        let said = for_http2(asked, false).unwrap();
+        assert_eq!(
+            (said.method(), said.uri().to_string()),
+            (&Method::CONNECT, "http://x.test/ws".into())
+        );
+        assert_eq!(said.extensions().get::<Protocol>().unwrap().as_str(), "websocket");
+        assert!(said.headers().is_empty());
     }
 
     #[test]
