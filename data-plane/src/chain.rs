@@ -13,9 +13,9 @@ use self::overrides::{FilterSet, Level, OverrideSet, OverrideTable};
 use crate::body::Body;
 use crate::filter::Filter;
 use crate::filter::router::Router;
-use crate::filtering::Verdict;
 use crate::filtering::keep::{FindCluster, Joined, Key, Linked, Linker, States};
 use crate::filtering::stage::Stage;
+use crate::filtering::{Reply, Verdict};
 use crate::reference::Reference;
 use crate::telemetry::why::Why;
 
@@ -157,9 +157,23 @@ pub struct Chains {
 /// Filters that run one after the other.
 #[derive(Debug, Default)]
 pub struct Chain {
-    filters: Box<[Arc<Filter>]>,
-    /// Before which of them one stands whose configuration is missing, so that no request passes.
+    /// Each with its slot: its place among those configured.
+    filters: Box<[(usize, Arc<Filter>)]>,
+    /// The slot of one whose configuration is missing, so that no request passes.
     broken_at: Option<usize>,
+}
+
+/// How far a request came through the filters.
+#[derive(Debug)]
+pub enum Passage {
+    /// Through all of them.
+    Through,
+    /// Up to this slot: the route is to be looked for once more, and the filters that it has go on.
+    Stale(usize),
+    /// It begins again, with the present configuration.
+    Again,
+    /// One of them answers.
+    Answered(Box<Reply>),
 }
 
 impl Chains {
@@ -171,8 +185,11 @@ impl Chains {
         before: Option<&Self>,
     ) -> Self {
         let mut linker = Linker::new(find, before.map(|before| &before.states), None);
-        let plain = |filter: &Present| link(filter, filter.made.as_ref()?, &[], &mut linker);
-        let plain: Box<[_]> = present.iter().map(plain).collect();
+        let plain = |(slot, filter): (usize, &Present)| {
+            let nth = nth(present, slot);
+            link((filter, nth), filter.made.as_ref()?, &[], &mut linker)
+        };
+        let plain: Box<[_]> = present.iter().enumerate().map(plain).collect();
         let chains = chains(present, overrides, &plain, &mut linker);
         let (states, joined) = linker.finish();
         let made = present.iter().map(|filter| Some(Arc::clone(&filter.made.as_ref()?.filter)));
@@ -227,28 +244,36 @@ fn chains(
 ) -> Box<[Arc<Chain>]> {
     let chain = |set: &OverrideSet| {
         let (mut filters, mut broken_at) = (Vec::new(), None);
-        for (filter, plain) in present.iter().zip(plain) {
+        for (slot, (filter, plain)) in present.iter().zip(plain).enumerate() {
             let levels = set.levels(&filter.name);
             if levels.last().map_or(filter.is_disabled, |last| last.is_disabled) {
                 continue;
             }
             let Some(made) = &filter.made else {
-                broken_at.get_or_insert(filters.len());
+                broken_at.get_or_insert(slot);
                 continue;
             };
-            filters.extend(match levels {
+            let filter = match levels {
                 [] => plain.clone(),
-                levels => link(filter, made, levels, linker),
-            });
+                levels => link((filter, nth(present, slot)), made, levels, linker),
+            };
+            filters.extend(filter.map(|filter| (slot, filter)));
         }
         Arc::new(Chain { filters: filters.into(), broken_at })
     };
     overrides.sets().iter().map(chain).collect()
 }
 
+/// How many filters before this one have its name.
+fn nth(present: &[Present], slot: usize) -> usize {
+    let (before, rest) = present.split_at(slot);
+    let name = rest.first().map(|filter| &filter.name);
+    before.iter().filter(|other| Some(&other.name) == name).count()
+}
+
 /// A filter with what these levels say of it; none where it is off.
 fn link(
-    filter: &Present,
+    (filter, nth): (&Present, usize),
     made: &Made,
     levels: &[Arc<Level>],
     linker: &mut Linker<'_>,
@@ -257,6 +282,8 @@ fn link(
     let specific = levels.iter().rev().find(|level| level.setting.is_some());
     linker.turn_to(Key {
         filter: Arc::clone(&filter.name),
+        // What a route says is one thing for all filters of the name.
+        nth: if specific.is_some() { 0 } else { nth },
         place: specific.map_or_else(|| "".into(), |level| Arc::clone(&level.place)),
         config: specific.map_or(made.hash, |level| level.hash),
     });
@@ -268,29 +295,42 @@ fn link(
 }
 
 impl Chain {
-    /// Runs the chain on the way in; stops at the first that does not let it on.
-    pub async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
-        for (slot, filter) in self.filters.iter().enumerate() {
-            if self.broken_at == Some(slot) {
+    /// Runs the filters from a slot on, on the way in; stops at the first that does not let it on.
+    pub async fn on_request(
+        &self,
+        (request, from): (&mut Request<Body>, usize),
+        stage: &mut Stage<'_>,
+    ) -> Passage {
+        let is_broken = |slot: usize| self.broken_at.is_some_and(|broken| broken < slot);
+        for (slot, filter) in self.filters.iter().filter(|(slot, _)| *slot >= from) {
+            if is_broken(*slot) {
                 break;
             }
-            stage.slot = slot;
-            let verdict = filter.on_request(request, stage).await;
-            if matches!(verdict, Verdict::Reply(..)) || stage.notes.begins_again {
-                return verdict;
+            stage.slot = *slot;
+            match filter.on_request(request, stage).await {
+                Verdict::Continue => {}
+                Verdict::Reply(reply) => return Passage::Answered(reply),
+            }
+            if stage.notes.begins_again {
+                return Passage::Again;
+            }
+            if std::mem::take(&mut stage.notes.is_route_stale) {
+                return Passage::Stale(slot + 1);
             }
         }
         match self.broken_at {
-            Some(_) => Verdict::refuse(Why::FilterConfigMissing),
-            None => Verdict::Continue,
+            Some(broken) if broken >= from => {
+                Passage::Answered(Box::new(Reply::refusal(Why::FilterConfigMissing)))
+            }
+            Some(_) | None => Passage::Through,
         }
     }
 
     /// Runs the chain on the way out, last filter first. As in Envoy, all of it runs, however far
     /// the request came.
     pub async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
-        for (slot, filter) in self.filters.iter().enumerate().rev() {
-            stage.slot = slot;
+        for (slot, filter) in self.filters.iter().rev() {
+            stage.slot = *slot;
             filter.on_response(response, stage).await;
         }
     }
@@ -372,8 +412,8 @@ mod tests {
         for _ in 0..5 {
             let (mut request, mut scene) = (Request::new(Body::empty()), Scene::default());
             let chain = chains.get(set).unwrap();
-            let verdict = chain.on_request(&mut request, &mut scene.stage()).await;
-            count += usize::from(matches!(verdict, Verdict::Continue));
+            let passage = chain.on_request((&mut request, 0), &mut scene.stage()).await;
+            count += usize::from(matches!(passage, Passage::Through));
         }
         count
     }

@@ -16,7 +16,6 @@ mod on_demand;
 mod rbac;
 mod stateful_session;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::{Request, Response};
@@ -39,8 +38,10 @@ pub trait HttpFilter: Sized {
     /// The message that a virtual host, a route or one of its clusters may configure it with. A
     /// filter that has none names its own configuration here.
     type RouteConfig: Message + Name + Default;
-    /// That message, compiled.
+    /// That message, compiled; [`Infallible`](std::convert::Infallible) where there is none.
     type Route;
+    /// Whether there is such a message.
+    const IS_FOR_ROUTES: bool = true;
 
     /// Turns the message into the runtime filter, or says which field is wrong.
     ///
@@ -52,7 +53,10 @@ pub trait HttpFilter: Sized {
     ///
     /// # Errors
     /// The first field that is missing, out of range or not implemented.
-    fn compile_route(config: Self::RouteConfig) -> Result<Self::Route, FieldError>;
+    fn compile_route(config: Self::RouteConfig) -> Result<Self::Route, FieldError> {
+        let _ = config;
+        Err(FieldError::invalid("a route cannot configure this filter"))
+    }
 
     /// The clusters that it asks by itself, of its own configuration and of what a route says.
     fn clusters(&self) -> Vec<Arc<str>> {
@@ -94,14 +98,6 @@ pub trait HttpFilter: Sized {
     }
 }
 
-/// What a route cannot say of a filter.
-///
-/// # Errors
-/// Always.
-fn no_route_config() -> Result<Infallible, FieldError> {
-    Err(FieldError::invalid("a route cannot configure this filter"))
-}
-
 fn decode<M: Message + Default>(config: &Any) -> Result<M, FieldError> {
     M::decode(config.value.as_slice()).map_err(|error| FieldError::invalid(error.to_string()))
 }
@@ -123,10 +119,15 @@ macro_rules! filters {
         #[expect(missing_docs, reason = "each variant is documented by its own file")]
         pub enum RouteSetting { $($Filter(<$module::$Filter as HttpFilter>::Route)),+ }
 
-        /// Whether there is a filter that this message configures, as a whole or for a route.
+        /// Whether there is a filter that this message configures as a whole.
         pub fn is_known(type_url: &str) -> bool {
-            $(type_url == <$module::$Filter as HttpFilter>::Config::type_url()
-                || type_url == <$module::$Filter as HttpFilter>::RouteConfig::type_url())||+
+            $(type_url == <$module::$Filter as HttpFilter>::Config::type_url())||+
+        }
+
+        /// Whether there is a filter that a route can configure with this message.
+        pub fn is_known_to_routes(type_url: &str) -> bool {
+            $(<$module::$Filter as HttpFilter>::IS_FOR_ROUTES
+                && type_url == <$module::$Filter as HttpFilter>::RouteConfig::type_url())||+
         }
 
         /// Compiles a filter from its packed config.

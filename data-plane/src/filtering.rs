@@ -1,15 +1,24 @@
 //! What HTTP filters are made of: what they see of a request, how they answer, and what they keep.
 
+pub mod call;
 pub mod collect;
+pub mod header_rules;
 pub mod keep;
 pub mod on_demand;
+pub mod query;
 pub mod rate_limit;
 pub mod stage;
+pub mod subject;
+pub mod tree;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::body::Body;
+use crate::matcher::header;
 use crate::telemetry::why::Why;
 
 const GRPC: &[u8] = b"application/grpc";
@@ -20,20 +29,66 @@ pub enum Verdict {
     /// Hand the request to the next filter.
     Continue,
     /// Answer now, without an upstream.
-    Reply(Why, Box<Response<Body>>),
+    Reply(Box<Reply>),
+}
+
+/// The answer of a filter. The filters see it on its way out, as they see every response.
+#[derive(Debug)]
+pub struct Reply {
+    /// Why the filter answers.
+    pub why: Why,
+    /// The answer.
+    pub response: Response<Body>,
+    /// What `%RESPONSE_CODE_DETAILS%` says, where it is not what the reason says.
+    pub details: Option<Cow<'static, str>>,
+    /// Whether it goes out as it is. Else it is a local reply: the listener's rules for those may
+    /// change it, and gRPC clients get it as trailers alone.
+    pub is_final: bool,
+}
+
+impl Reply {
+    /// A local reply.
+    pub fn new(why: Why, response: Response<Body>) -> Self {
+        Self { why, response, details: None, is_final: false }
+    }
+
+    /// The local reply that the reason itself has.
+    pub fn refusal(why: Why) -> Self {
+        let facts = why.facts();
+        let status = facts.status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::new(why, text(status, facts.body))
+    }
+}
+
+impl From<Reply> for Verdict {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(Box::new(reply))
+    }
 }
 
 impl Verdict {
-    /// The answer that the reason itself has.
+    /// The local reply that the reason itself has.
     pub fn refuse(why: Why) -> Self {
-        let facts = why.facts();
-        let status = facts.status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self::reply(why, text(status, facts.body))
+        Reply::refusal(why).into()
     }
 
-    /// An answer.
+    /// A local reply.
     pub fn reply(why: Why, response: Response<Body>) -> Self {
-        Self::Reply(why, Box::new(response))
+        Reply::new(why, response).into()
+    }
+
+    /// An answer that goes out as it is.
+    pub fn answer(why: Why, response: Response<Body>) -> Self {
+        Reply { is_final: true, ..Reply::new(why, response) }.into()
+    }
+
+    /// The same with other details; a request that goes on has none.
+    #[must_use]
+    pub fn detailed(mut self, details: impl Into<Cow<'static, str>>) -> Self {
+        if let Self::Reply(reply) = &mut self {
+            reply.details = Some(details.into());
+        }
+        self
     }
 }
 
@@ -98,6 +153,14 @@ pub(crate) fn percent_encode(text: &str) -> String {
         }
     }
     out
+}
+
+/// The value of a header, several lines joined with a comma.
+pub fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    match header::joined(headers, name)? {
+        Cow::Borrowed(_) => headers.get(name).cloned(),
+        Cow::Owned(all) => HeaderValue::from_maybe_shared(Bytes::from(all)).ok(),
+    }
 }
 
 /// Whether a request is gRPC, by its content type.

@@ -9,7 +9,7 @@ mod grpc;
 mod operator;
 mod time;
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +18,7 @@ use xds_proto::field::FieldError;
 
 use self::operator::Operator;
 use self::rare::{Left, Lookup, MetadataPath};
+use crate::metadata::Metadata;
 
 /// What the operators read. Whatever is not known yet is `None` or empty, and renders as absent.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,8 +47,8 @@ pub struct Context<'a> {
     pub details: &'a str,
     /// The body of a reply of our own before it is formatted, `%LOCAL_REPLY_BODY%`.
     pub local_reply_body: &'a str,
-    /// `%RESPONSE_FLAGS%`, Envoy's letters.
-    pub flags: &'a str,
+    /// `%RESPONSE_FLAGS%`.
+    pub flags: Flags<'a>,
     /// When the request began, `%START_TIME%`.
     pub start: Option<SystemTime>,
     /// From the first byte of the request to the last of the response, `%DURATION%`.
@@ -86,6 +87,8 @@ pub struct Context<'a> {
     pub server_name: &'a str,
     /// The TLS version with the client, `%DOWNSTREAM_TLS_VERSION%`.
     pub tls_version: &'a str,
+    /// What filters left, `%DYNAMIC_METADATA%`.
+    pub metadata: Option<&'a Metadata>,
     /// The machine's host name, `%HOSTNAME%`.
     pub hostname: &'a str,
     /// Whether the client speaks gRPC.
@@ -99,8 +102,13 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    fn left(&self, path: &MetadataPath) -> Option<Left<'a>> {
-        self.lookup.and_then(|lookup| lookup.metadata(path))
+    /// What filters left there.
+    pub fn left(&self, asked: &MetadataPath) -> Option<Left<'a>> {
+        let metadata = self.metadata?;
+        if asked.path.is_empty() {
+            return metadata.namespace(&asked.namespace).map(Left::All);
+        }
+        metadata.value(&asked.namespace, &asked.path).map(Left::One)
     }
 
     /// The gRPC status of any response, gRPC's or not.
@@ -138,6 +146,37 @@ pub(crate) enum Kind {
     Number,
     /// Whatever it is, as JSON.
     Json,
+}
+
+/// Envoy's response flags of an exchange: those that filters noted, and those of how it ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Flags<'a> {
+    /// What filters noted.
+    pub noted: &'a [&'static str],
+    /// How it ended; empty where nothing is to be said.
+    pub ends: [&'static str; 2],
+}
+
+impl<'a> Flags<'a> {
+    /// The flags, in order.
+    pub fn iter(self) -> impl Iterator<Item = &'static str> + 'a {
+        self.noted.iter().copied().chain(self.ends).filter(|flag| !flag.is_empty())
+    }
+
+    /// Whether nothing went wrong.
+    pub fn is_empty(self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
+impl fmt::Display for Flags<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut flags = self.iter();
+        if let Some(first) = flags.next() {
+            f.write_str(first)?;
+        }
+        flags.try_for_each(|flag| write!(f, ",{flag}"))
+    }
 }
 
 /// A format string, ready to render.

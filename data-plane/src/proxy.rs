@@ -33,13 +33,15 @@ use hyper::upgrade::OnUpgrade;
 use self::connection::Connection;
 use self::edge::Peer;
 use self::exchange::{Exchange, path_of};
+use self::filters::Way;
 use self::forward::Plan;
 use self::reply::Local;
 use self::upgrade::Tunnel;
 use crate::body::flow::Outgoing;
 use crate::body::stall::StreamWatch;
 use crate::body::{Body, BodyError, Deadlines};
-use crate::filtering::Verdict;
+use crate::chain::Passage;
+use crate::filtering::Reply;
 use crate::format::mutation::Side;
 use crate::framing::Violation;
 use crate::guard;
@@ -114,9 +116,8 @@ async fn answer(
         Err(refusal) => refused(exchange, chain, refusal),
         Ok(admitted) => match route(exchange, chain, admitted).await {
             Ok(response) => response,
-            Err(Unrouted::Local(local)) => ours(exchange, local.why, local.respond()),
             // Rare, so that it does not add to the size of every request.
-            Err(Unrouted::Stale(admitted)) => return Box::pin(again(exchange, *admitted)).await,
+            Err(Outdated(admitted)) => return Box::pin(again(exchange, admitted)).await,
         },
     };
     leave(exchange, chain, response).await
@@ -129,10 +130,10 @@ async fn again(exchange: &mut Exchange, admitted: Admitted) -> Response<Body> {
     let Some(chain) = view.chain() else { return Local::new(Why::InternalError).respond() };
     let response = match route(exchange, chain, admitted).await {
         Ok(response) => response,
-        Err(Unrouted::Local(local)) => ours(exchange, local.why, local.respond()),
         // It begins again only once.
-        Err(Unrouted::Stale(_)) => {
-            ours(exchange, Why::InternalError, Local::new(Why::InternalError).respond())
+        Err(Outdated(_)) => {
+            let response = Local::new(Why::InternalError).respond();
+            reply::local(exchange, None, Why::InternalError, response)
         }
     };
     leave(exchange, chain, response).await
@@ -149,7 +150,7 @@ fn refused(
     let (why, details, response) = reply::refused(refusal);
     exchange.notes.details = details.map(Into::into);
     exchange.ends_connection = why != Why::DirectResponse;
-    ours(exchange, why, response)
+    reply::local(exchange, None, why, response)
 }
 
 /// Runs the filters on the way out.
@@ -163,26 +164,6 @@ async fn leave(
     let id = exchange.request_id();
     edge::response(response.headers_mut(), &options.edge, &options.server, id);
     response
-}
-
-/// Notes that the proxy answers by itself, and gives the answer its final shape.
-fn ours(exchange: &mut Exchange, why: Why, response: Response<Body>) -> Response<Body> {
-    exchange.why = Some(why);
-    // Who counted on an upgrade may have sent what is no request.
-    exchange.ends_connection |= why == Why::UpgradeRefused;
-    exchange.count_local_reply(why);
-    let rules = exchange.view.chain().map(|chain| &chain.config.http.local_replies);
-    let rules = rules.filter(|rules| !rules.is_empty());
-    let response = reply::shape(response, why, exchange.is_grpc, |draft| {
-        if let Some(rules) = rules {
-            let flags = exchange.flags();
-            let duration = Some(exchange.started.elapsed());
-            let context = crate::format::Context { flags: &flags, duration, ..exchange.context() };
-            rules.rewrite(draft, &context);
-        }
-    });
-    let meter = Rc::clone(&exchange.response);
-    response.map(|body| body.watched(meter, Deadlines::default()))
 }
 
 /// A request that was let in, and the protocol that it asks to upgrade to.
@@ -219,80 +200,91 @@ fn admit(
     Ok((Request::from_parts(head, body), asks.upgrade))
 }
 
-/// Why a request was not answered as its route says.
-enum Unrouted {
-    Local(Local),
-    /// The configuration has changed under it: it begins again.
-    Stale(Box<Admitted>),
-}
-
-impl From<Local> for Unrouted {
-    fn from(local: Local) -> Self {
-        Self::Local(local)
-    }
-}
+/// A request that begins again: the configuration has changed under it.
+struct Outdated(Admitted);
 
 /// Finds the route, runs the filters, and does what the route says.
 async fn route(
     exchange: &mut Exchange,
     chain: &FilterChain,
     (mut request, upgrade): Admitted,
-) -> Result<Response<Body>, Unrouted> {
-    exchange.scope = chain.scope(request.headers());
-    let mut table = &chain.routing(exchange.scope).routes.table;
-    if !exchange.origin.is_some_and(|origin| origin.is_internal) {
-        for name in table.internal_only() {
-            request.headers_mut().remove(name);
-        }
-    }
+) -> Result<Response<Body>, Outdated> {
     let random = fastrand::u64(..);
-    let mut found = table.find(&view(exchange, &request, random));
-    exchange.note_route(chain, found.as_ref().ok());
-    // As in Envoy before any filter, and whatever the route does.
-    if let (Some(protocol), Ok(found)) = (&upgrade, &found)
-        && !is_allowed(protocol, found, &chain.config.http.options)
-    {
-        exchange.headers = request.into_parts().0.headers;
-        return Err(Local::new(Why::UpgradeRefused).into());
-    }
-    let way = (found.as_ref().map_err(|not_found| *not_found), random);
-    match filters::on_request(exchange, chain, way, &mut request).await? {
-        Verdict::Continue if exchange.notes.begins_again => {
-            return Err(Unrouted::Stale(Box::new((request, upgrade))));
-        }
-        Verdict::Continue => {}
-        Verdict::Reply(why, response) => {
-            exchange.headers = request.into_parts().0.headers;
-            return Ok(ours(exchange, why, *response));
-        }
-    }
-    if exchange.notes.is_route_stale {
+    let mut next = 0;
+    let found = loop {
         exchange.scope = chain.scope(request.headers());
-        table = &chain.routing(exchange.scope).routes.table;
-        found = table.find(&view(exchange, &request, random));
+        let table = &chain.routing(exchange.scope).routes.table;
+        if next == 0 && !exchange.origin.is_some_and(|origin| origin.is_internal) {
+            for name in table.internal_only() {
+                request.headers_mut().remove(name);
+            }
+        }
+        let found = table.find(&view(exchange, &request, random));
         exchange.note_route(chain, found.as_ref().ok());
-    }
+        let way = (found.as_ref().map_err(|error| *error), random);
+        // As in Envoy before any filter, and whatever the route does.
+        if next == 0
+            && let (Some(protocol), Ok(found)) = (&upgrade, &found)
+            && !is_allowed(protocol, found, &chain.config.http.options)
+        {
+            let local = Local::new(Why::UpgradeRefused);
+            return Ok(answered(exchange, way, request, local.into()));
+        }
+        let reply = match filters::on_request(exchange, chain, way, (&mut request, next)).await {
+            Ok(Passage::Through) => break found,
+            Ok(Passage::Stale(slot)) => {
+                next = slot;
+                continue;
+            }
+            Ok(Passage::Again) => return Err(Outdated((request, upgrade))),
+            Ok(Passage::Answered(reply)) => *reply,
+            Err(local) => local.into(),
+        };
+        return Ok(answered(exchange, way, request, reply));
+    };
+    let way = (found.as_ref().map_err(|error| *error), random);
     if chain.config.http.filters.router.is_none() {
-        return Err(filters::nobody(exchange, chain).await.into());
+        let local = filters::nobody(exchange, chain).await;
+        return Ok(answered(exchange, way, request, local.into()));
     }
-    let found = match found {
+    let found = match &found {
         Ok(found) => found,
-        Err(not_found) => return Ok(no_route(exchange, not_found, request)?),
+        Err(not_found) => return Ok(no_route(exchange, *not_found, request)),
     };
     Ok(match &found.route.action {
         Action::Forward(forward) => {
             let is_upgrade = upgrade.is_some();
             let retry = forward.retry.as_deref();
             let routes = &*chain.routing(exchange.scope).routes;
-            let plan = Plan { chain, routes, found: &found, forward, is_upgrade, random, retry };
-            forward::forward(exchange, plan, request).await?
+            let plan = Plan { chain, routes, found, forward, is_upgrade, random, retry };
+            forward::forward(exchange, plan, request).await
         }
         Action::Redirect(redirect) => {
             let response = redirect.respond(&view(exchange, &request, random), found.matched);
-            direct(exchange, &found, request, response.map(|()| Body::empty()))
+            direct(exchange, found, request, response.map(|()| Body::empty()))
         }
-        Action::Direct(response) => direct(exchange, &found, request, fixed(response)),
+        Action::Direct(response) => direct(exchange, found, request, fixed(response)),
     })
+}
+
+/// A reply before the request went anywhere.
+fn answered(
+    exchange: &mut Exchange,
+    (found, random): Way<'_>,
+    request: Request<Body>,
+    reply: Reply,
+) -> Response<Body> {
+    let taken = found.ok().and_then(|found| {
+        let forward = filters::forwards(found)?;
+        let view = selection::hash_view(exchange, &request);
+        Some((found, selection::picked(forward, &view, random)))
+    });
+    exchange.headers = request.into_parts().0.headers;
+    exchange.notes.details = reply.details;
+    if reply.is_final {
+        return reply::last(exchange, reply.why, reply.response);
+    }
+    reply::local(exchange, taken, reply.why, reply.response)
 }
 
 fn fixed(direct: &DirectResponse) -> Response<Body> {
@@ -321,16 +313,18 @@ fn no_route(
     exchange: &mut Exchange,
     not_found: NotFound,
     request: Request<Body>,
-) -> Result<Response<Body>, Local> {
-    let response = match not_found {
-        NotFound::NoVirtualHost | NotFound::NoRoute => Err(Local::new(Why::NoRoute)),
+) -> Response<Body> {
+    let (why, response) = match not_found {
+        NotFound::NoVirtualHost | NotFound::NoRoute => {
+            (Why::NoRoute, Local::new(Why::NoRoute).respond())
+        }
         NotFound::TlsRequired => {
             let response = not_found.respond(&view(exchange, &request, 0));
-            Ok(ours(exchange, Why::DirectResponse, response.map(|()| Body::empty())))
+            (Why::DirectResponse, response.map(|()| Body::empty()))
         }
     };
     exchange.headers = request.into_parts().0.headers;
-    response
+    reply::local(exchange, None, why, response)
 }
 
 /// A response that the route itself has, with the route's changes.
@@ -346,7 +340,7 @@ fn direct(
         ..exchange.context()
     };
     found.mutate_response(response.headers_mut(), None, &context);
-    ours(exchange, Why::DirectResponse, response)
+    reply::local(exchange, None, Why::DirectResponse, response)
 }
 
 /// Whether route and listener allow an upgrade to `protocol`.
@@ -405,7 +399,7 @@ fn switch(
 ) -> Response<ReplyBody> {
     let Some(upstream) = response.extensions_mut().remove::<OnUpgrade>() else {
         let local = Local::new(Why::UpstreamProtocolError).respond();
-        let local = ours(&mut exchange, Why::UpstreamProtocolError, local);
+        let local = reply::local(&mut exchange, None, Why::UpstreamProtocolError, local);
         return reply(exchange, local, None);
     };
     exchange.note_response(response.status(), response.headers());

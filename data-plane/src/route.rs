@@ -8,7 +8,6 @@ pub(crate) mod index;
 pub mod linked;
 pub mod mirror;
 pub mod redirect;
-pub mod retry;
 pub mod rewrite;
 mod tree;
 pub mod virtual_host;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -116,7 +117,8 @@ async fn serve(
     let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
-/// `/status/N` answers N, `/slow/MS` waits, an upgrade to `websocket` echoes bytes; all else echoes the request as JSON.
+/// `/status/N` answers N, `/slow/MS` waits, an upgrade to `websocket` echoes bytes; all else echoes the request as JSON. A header
+/// `reply-NAME` of the request becomes the header `NAME` of the response.
 async fn answer(
     name: &'static str,
     client: Client,
@@ -136,11 +138,13 @@ async fn answer(
     if let Some(wait) = path.strip_prefix("/slow/").and_then(|ms| ms.parse().ok()) {
         tokio::time::sleep(Duration::from_millis(wait)).await;
     }
-    let headers: serde_json::Map<_, _> = head
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
-        .collect();
+    // Several lines of one name are one, as RFC 9110 section 5.3 has it.
+    let line = |name: &HeaderName| {
+        let lines = head.headers.get_all(name).iter();
+        lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",")
+    };
+    let headers: serde_json::Map<_, _> =
+        head.headers.keys().map(|name| (name.to_string(), line(name).into())).collect();
     let host = head.uri.host().map(str::to_owned);
     let mut echo = json!({
         "backend": name, "method": head.method.as_str(), "host": host,
@@ -158,11 +162,17 @@ async fn answer(
             seen.push(echo.clone());
         }
     }
-    let response = Response::builder()
-        .status(status)
-        .header("x-backend", name)
-        .header("content-type", "application/json");
-    Ok(response.body(Full::new(echo.to_string().into())).unwrap())
+    let mut response = Response::new(Full::new(echo.to_string().into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert("x-backend", HeaderValue::from_static(name));
+    for (key, value) in &head.headers {
+        if let Some(key) = key.as_str().strip_prefix("reply-") {
+            headers.append(key.parse::<HeaderName>().unwrap(), value.clone());
+        }
+    }
+    headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+    Ok(response)
 }
 
 fn upgrade(request: Request<Incoming>) -> Response<Full<Bytes>> {

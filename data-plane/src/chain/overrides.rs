@@ -57,7 +57,7 @@ pub fn compile(configs: HashMap<String, Any>, place: &Arc<str>) -> Result<Levels
     Ok(levels)
 }
 
-/// None where it is about a filter that need not be known.
+/// None where it is about a filter that need not be known, or not to routes.
 fn level(config: &Any, place: &Arc<str>) -> Result<Option<Level>, FieldError> {
     let level = |is_disabled, setting| {
         let hash = super::hash(config);
@@ -77,7 +77,7 @@ fn level(config: &Any, place: &Arc<str>) -> Result<Option<Level>, FieldError> {
         None => Err(FieldError::required()).at("config"),
         // It is only turned on.
         Some(config) if config.type_url.is_empty() => Ok(level(false, None)),
-        Some(config) if is_optional && !filter::is_known(&config.type_url) => Ok(None),
+        Some(config) if is_optional && !filter::is_known_to_routes(&config.type_url) => Ok(None),
         Some(config) => {
             filter::compile_route(&config).map(|setting| level(false, Some(setting))).at("config")
         }

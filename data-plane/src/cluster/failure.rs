@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::body::Body;
+use crate::retry::Failure;
 use crate::telemetry::stats::UpstreamFailureKind;
 
 /// Why an upstream gave no response.
@@ -44,6 +45,21 @@ impl UpstreamFailure {
                 UpstreamFailureKind::Reset
             }
             Self::Protocol => UpstreamFailureKind::Protocol,
+        }
+    }
+
+    /// What it means for a retry; `is_unsent` where not a byte of the request was written.
+    pub fn outcome(self, is_unsent: bool) -> Failure {
+        match self {
+            Self::Connect | Self::ConnectTimeout | Self::Tls => Failure::Connect,
+            Self::Overflow => Failure::Overflow,
+            Self::Refused => Failure::RefusedStream,
+            Self::Reset | Self::Closed | Self::ReusedClosed if is_unsent => {
+                Failure::ResetBeforeRequest
+            }
+            Self::Reset | Self::Closed | Self::ReusedClosed | Self::Protocol | Self::Request => {
+                Failure::Reset
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::cluster::endpoints::Endpoint;
+use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::live::Mark;
 
 /// When endpoints are ejected, and for how long (`OutlierDetection`). Percentages of enforcement
@@ -127,6 +128,23 @@ pub enum Observed {
     Failed,
     /// Without, in time.
     TimedOut,
+}
+
+impl Observed {
+    /// What a failure says of the endpoint, if it is the endpoint's.
+    pub fn failure(reason: UpstreamFailure) -> Option<Self> {
+        match reason {
+            UpstreamFailure::Overflow | UpstreamFailure::Request => None,
+            UpstreamFailure::ConnectTimeout => Some(Self::TimedOut),
+            UpstreamFailure::Connect
+            | UpstreamFailure::Tls
+            | UpstreamFailure::Reset
+            | UpstreamFailure::Refused
+            | UpstreamFailure::Closed
+            | UpstreamFailure::ReusedClosed
+            | UpstreamFailure::Protocol => Some(Self::Failed),
+        }
+    }
 }
 
 /// What is counted of one endpoint.

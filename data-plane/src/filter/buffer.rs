@@ -107,7 +107,7 @@ mod tests {
         for body in [frames(&["abc", "def"], &[]), Body::full("abcdef")] {
             let (verdict, _) = run(5, body).await;
             assert!(
-                matches!(verdict, Verdict::Reply(Why::PayloadTooLarge, r) if r.status() == 413)
+                matches!(verdict, Verdict::Reply(reply) if reply.why == Why::PayloadTooLarge && reply.response.status() == 413)
             );
         }
     }

@@ -1,4 +1,5 @@
-//! Compresses responses with gzip, Brotli or Zstandard, as the client accepts.
+//! Compresses responses with gzip, Brotli or Zstandard, as the client accepts; requests too, where
+//! it is told to.
 //!
 //! API: `envoy.extensions.filters.http.compressor.v3.Compressor`.
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
-    HeaderMap, HeaderValue, UPGRADE, VARY,
+    HeaderMap, HeaderName, HeaderValue, UPGRADE, VARY,
 };
 use http::{Request, Response, StatusCode};
 use xds_proto::envoy::extensions::filters::http::compressor::v3 as api;
@@ -19,33 +20,48 @@ use xds_proto::field::FieldError;
 use self::encode::{Compressed, Library};
 use super::HttpFilter;
 use crate::body::Body;
-use crate::filtering::Verdict;
 use crate::filtering::keep::{Linked, Linker};
 use crate::filtering::stage::Stage;
+use crate::filtering::{Verdict, joined};
 use crate::matcher::StringMatcher;
 
 /// What to compress, and how.
 #[derive(Debug, Clone)]
 pub struct Compressor {
     library: Library,
+    /// Whether responses are compressed. One that is off offers its encoding all the same: so are
+    /// clients answered that like it best.
+    is_enabled: bool,
     removes_accept_encoding: bool,
-    /// It offers its encoding and does not use it: so are clients answered that like it best, in
-    /// Envoy, where a route turns it off.
-    is_idle: bool,
     settings: Arc<Settings>,
 }
 
 #[derive(Debug)]
 struct Settings {
+    /// The encoding of the library that the chain has, whatever a route has.
+    offer: &'static str,
+    /// Whether it is chosen where a client likes others as well.
+    is_preferred: bool,
+    request: Option<Messages>,
+    response: Responses,
+}
+
+/// Which messages of a direction are compressed.
+#[derive(Debug)]
+struct Messages {
     is_enabled: bool,
     bytes_min: u64,
-    /// Types without parameters, in lower case.
+    /// Types without parameters.
     types: Box<[Box<str>]>,
     type_matchers: Box<[StringMatcher]>,
+}
+
+#[derive(Debug)]
+struct Responses {
+    messages: Messages,
     spares_etag: bool,
     weakens_etag: bool,
     spared_statuses: Box<[StatusCode]>,
-    prefers_first: bool,
 }
 
 /// What a route says.
@@ -55,6 +71,8 @@ pub enum RouteCompressor {
     Disabled,
     /// Done otherwise.
     Override {
+        /// Whether responses are compressed even where the filter is off.
+        enables: bool,
         /// Whether upstream hears what the client accepts.
         removes_accept_encoding: Option<bool>,
         /// Another way to compress.
@@ -62,13 +80,17 @@ pub enum RouteCompressor {
     },
 }
 
-/// What the request said of encodings.
-#[derive(Debug, Default)]
-struct Accepted(Option<HeaderValue>);
+/// What this filter saw the client accept. Another one before it may have taken the header off.
+struct Accepted(HeaderValue);
 
-/// The encodings that the chain offers, in its order.
+/// What the compressors of a chain agree on.
 #[derive(Debug, Default)]
-struct Offers(Vec<&'static str>);
+struct Negotiation {
+    /// All of them, in their order.
+    offers: Vec<Arc<Settings>>,
+    /// What the first that had to choose chose.
+    choice: Option<Option<&'static str>>,
+}
 
 impl HttpFilter for Compressor {
     type Config = api::Compressor;
@@ -86,13 +108,15 @@ impl HttpFilter for Compressor {
     fn link(&self, routes: &[&RouteCompressor], _: &mut Linker<'_>) -> Linked<Self> {
         match routes.last() {
             None => Linked::Same,
-            Some(RouteCompressor::Disabled) => Linked::New(Self { is_idle: true, ..self.clone() }),
-            Some(RouteCompressor::Override { removes_accept_encoding, library }) => {
+            Some(RouteCompressor::Disabled) => {
+                Linked::New(Self { is_enabled: false, ..self.clone() })
+            }
+            Some(RouteCompressor::Override { enables, removes_accept_encoding, library }) => {
                 Linked::New(Self {
                     library: library.unwrap_or(self.library),
+                    is_enabled: *enables || self.is_enabled,
                     removes_accept_encoding: removes_accept_encoding
                         .unwrap_or(self.removes_accept_encoding),
-                    is_idle: false,
                     settings: Arc::clone(&self.settings),
                 })
             }
@@ -100,40 +124,38 @@ impl HttpFilter for Compressor {
     }
 
     async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
-        if !self.settings.is_enabled {
-            return Verdict::Continue;
+        let settings = &self.settings;
+        stage.share(|all: &mut Negotiation| all.offers.push(Arc::clone(settings)));
+        if let Some(accepted) = joined(request.headers(), &ACCEPT_ENCODING) {
+            stage.remember(Accepted(accepted));
         }
-        let encoding = self.library.encoding();
-        let accepted = request.headers().get(ACCEPT_ENCODING).cloned();
-        stage.share(|offers: &mut Offers| offers.0.push(encoding));
-        // The first compressor may have taken the header off.
-        if accepted.is_some() {
-            stage.share(|known: &mut Accepted| known.0 = accepted);
-        }
-        if self.removes_accept_encoding {
+        if self.is_enabled && self.removes_accept_encoding {
             request.headers_mut().remove(ACCEPT_ENCODING);
+        }
+        if let Some(messages) = &settings.request {
+            self.compress_request(messages, request);
         }
         Verdict::Continue
     }
 
     async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
-        let settings = &self.settings;
-        if self.is_idle || !settings.is_enabled || !settings.may_compress(response) {
+        let responses = &self.settings.response;
+        if !self.is_enabled || !responses.messages.is_long_enough(response) {
             return;
         }
-        let accepted = stage.shared().and_then(|Accepted(accepted)| accepted.clone());
-        let offers = stage.shared().map(|Offers(offers)| offers.clone()).unwrap_or_default();
-        let chosen = accepted.and_then(|accepted| {
-            accept::choose(accepted.to_str().ok()?, &offers, settings.prefers_first)
-        });
-        let is_bare = response.body().is_empty();
+        let is_compressible = responses.are_compressible(response);
+        // The answer to HEAD says what GET would get, but for its length and encoding.
+        let is_chosen = !response.body().is_empty()
+            && self.choice(response.headers(), stage) == Some(self.settings.offer);
+        if !is_compressible {
+            return;
+        }
         let headers = response.headers_mut();
         vary(headers);
-        // The answer to HEAD says what GET would get, but for its length and encoding.
-        if chosen != Some(self.library.encoding()) || is_bare {
+        if !is_chosen {
             return;
         }
-        settings.change_etag(headers);
+        responses.change_etag(headers);
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(self.library.encoding()));
         let body = std::mem::take(response.body_mut());
@@ -141,34 +163,88 @@ impl HttpFilter for Compressor {
     }
 }
 
-impl Settings {
-    /// Whether the response is one to compress, if the client accepts that.
-    fn may_compress(&self, response: &Response<Body>) -> bool {
-        let headers = response.headers();
-        let length = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();
-        let length = length().or_else(|| http_body::Body::size_hint(response.body()).exact());
-        let forbids = headers
-            .get_all(CACHE_CONTROL)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(|value| value.split(',').any(|part| part.trim() == "no-transform"));
-        !headers.contains_key(CONTENT_ENCODING)
-            && !headers.contains_key(UPGRADE)
-            && response.status() != StatusCode::PARTIAL_CONTENT
-            && length.is_none_or(|length| length >= self.bytes_min)
-            && self.has_type(headers)
-            && !forbids
-            && !(self.spares_etag && headers.contains_key(ETAG))
-            && !self.spared_statuses.contains(&response.status())
+impl Compressor {
+    /// The encoding that the client likes best of those that the chain offers for such a response.
+    fn choice(&self, headers: &HeaderMap, stage: &mut Stage<'_>) -> Option<&'static str> {
+        let accepted = stage.recall().map(|Accepted(accepted)| accepted.clone())?;
+        let negotiation = stage.shared::<Negotiation>()?;
+        if let Some(choice) = negotiation.choice {
+            return choice;
+        }
+        let offers = negotiation.offers.iter();
+        let offers = offers.filter(|offer| offer.response.messages.have_type(headers));
+        let offers: Vec<_> = offers.map(|offer| (offer.offer, offer.is_preferred)).collect();
+        let choice = accept::choose(accepted.to_str().ok()?, &offers);
+        negotiation.choice = Some(choice);
+        choice
     }
 
-    fn has_type(&self, headers: &HeaderMap) -> bool {
+    fn compress_request(&self, messages: &Messages, request: &mut Request<Body>) {
+        let headers = request.headers();
+        let is_wanted = messages.is_enabled
+            && !request.body().is_empty()
+            && messages.is_long_enough(request)
+            && messages.have_type(headers)
+            && !headers.contains_key(CONTENT_ENCODING);
+        if !is_wanted {
+            return;
+        }
+        let headers = request.headers_mut();
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(self.library.encoding()));
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = body.wrapped(|body| Compressed::new(body, self.library));
+    }
+}
+
+/// A request or a response.
+trait HttpMessage {
+    fn parts(&self) -> (&HeaderMap, &Body);
+}
+
+impl HttpMessage for Request<Body> {
+    fn parts(&self) -> (&HeaderMap, &Body) {
+        (self.headers(), self.body())
+    }
+}
+
+impl HttpMessage for Response<Body> {
+    fn parts(&self) -> (&HeaderMap, &Body) {
+        (self.headers(), self.body())
+    }
+}
+
+impl Messages {
+    /// Whether it is worth it, as far as the length is known.
+    fn is_long_enough(&self, message: &impl HttpMessage) -> bool {
+        let (headers, body) = message.parts();
+        let said = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();
+        let known = || body.known().filter(|bytes| !bytes.is_empty()).map(|b| b.len() as u64);
+        said().or_else(known).is_none_or(|length| length >= self.bytes_min)
+    }
+
+    fn have_type(&self, headers: &HeaderMap) -> bool {
         let Some(kind) = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else {
             return true;
         };
         let kind = kind.split(';').next().unwrap_or_default().trim();
         self.types.iter().any(|known| known.eq_ignore_ascii_case(kind))
             || self.type_matchers.iter().any(|matcher| matcher.matches(kind.as_bytes()))
+    }
+}
+
+impl Responses {
+    /// Whether such a response may be compressed, if the client accepts that.
+    fn are_compressible(&self, response: &Response<Body>) -> bool {
+        let headers = response.headers();
+        let is_named = self.spares_etag && headers.contains_key(ETAG);
+        !headers.contains_key(CONTENT_ENCODING)
+            && !headers.contains_key(UPGRADE)
+            && response.status() != StatusCode::PARTIAL_CONTENT
+            && self.messages.have_type(headers)
+            && !names(headers, &CACHE_CONTROL, "no-transform")
+            && !is_named
+            && !self.spared_statuses.contains(&response.status())
     }
 
     /// A strong tag names other bytes than those that are sent now.
@@ -186,15 +262,20 @@ impl Settings {
     }
 }
 
+/// Whether a header that lists things names this one.
+fn names(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    let mut listed = lines.flat_map(|line| line.split(','));
+    listed.any(|one| one.trim().eq_ignore_ascii_case(wanted))
+}
+
 /// Caches must know that clients that accept something else get something else.
 fn vary(headers: &mut HeaderMap) {
-    let lines = headers.get_all(VARY).iter().filter_map(|line| line.to_str().ok());
-    let mut named = lines.flat_map(|line| line.split(','));
-    if named.any(|name| name.trim().eq_ignore_ascii_case("accept-encoding") || name.trim() == "*") {
+    if names(headers, &VARY, "accept-encoding") || names(headers, &VARY, "*") {
         return;
     }
-    let value = match headers.get(VARY).and_then(|known| known.to_str().ok()) {
-        Some(known) => HeaderValue::try_from(format!("{known}, Accept-Encoding")),
+    let value = match joined(headers, &VARY) {
+        Some(known) => HeaderValue::from_bytes(&[known.as_bytes(), b", Accept-Encoding"].concat()),
         None => Ok(HeaderValue::from_static("Accept-Encoding")),
     };
     if let Ok(value) = value {

@@ -19,7 +19,7 @@ use super::HttpFilter;
 use crate::body::Body;
 use crate::filtering::keep::{Linked, Linker};
 use crate::filtering::stage::Stage;
-use crate::filtering::{Verdict, happens};
+use crate::filtering::{Verdict, happens, joined};
 use crate::matcher::{StringMatcher, compile};
 use crate::telemetry::why::Why;
 
@@ -37,6 +37,8 @@ pub struct Policy {
     /// In how many of a million requests it counts.
     enabled: u32,
     origins: Box<[StringMatcher]>,
+    /// Whether one of these matches `*`: then any origin will do.
+    allows_any: bool,
     methods: Option<HeaderValue>,
     headers: Option<HeaderValue>,
     exposed: Option<HeaderValue>,
@@ -74,6 +76,7 @@ impl HttpFilter for Cors {
             each(allow_origin_string_match, "allow_origin_string_match", compile::string)?;
         Ok(Policy {
             enabled: enabled.unwrap_or(1_000_000),
+            allows_any: origins.iter().any(|origin| origin.matches(b"*")),
             origins: origins.into(),
             methods: value(&allow_methods, "allow_methods")?,
             headers: value(&allow_headers, "allow_headers")?,
@@ -92,26 +95,26 @@ impl HttpFilter for Cors {
     }
 
     async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
-        let Some(policy) = self.0.as_ref().filter(|policy| happens(policy.enabled)) else {
+        let Some(policy) = self.0.as_ref().filter(|_| stage.is_forwarded) else {
             return Verdict::Continue;
         };
-        let Some(origin) = request.headers().get(ORIGIN).filter(|origin| !origin.is_empty()) else {
+        let origin = joined(request.headers(), &ORIGIN).filter(|origin| !origin.is_empty());
+        let Some(origin) = origin.filter(|_| happens(policy.enabled)) else {
             return Verdict::Continue;
         };
         let is_preflight = request.method() == Method::OPTIONS
             && request.headers().get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|m| !m.is_empty());
-        if !policy.origins.iter().any(|allowed| allowed.matches(origin.as_bytes())) {
+        if !policy.allows(origin.as_bytes()) {
             if is_preflight && policy.forwards_foreign_preflights == Some(false) {
-                return Verdict::reply(Why::CorsPreflight, policy.answer(request.headers()));
+                return Verdict::answer(Why::CorsPreflight, policy.answer(request.headers()));
             }
             return Verdict::Continue;
         }
-        let origin = origin.clone();
         stage.remember(Allowed(origin));
         if !is_preflight {
             return Verdict::Continue;
         }
-        Verdict::reply(Why::CorsPreflight, policy.answer(request.headers()))
+        Verdict::answer(Why::CorsPreflight, policy.answer(request.headers()))
     }
 
     async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
@@ -129,10 +132,15 @@ impl HttpFilter for Cors {
 }
 
 impl Policy {
+    fn allows(&self, origin: &[u8]) -> bool {
+        self.allows_any || self.origins.iter().any(|allowed| allowed.matches(origin))
+    }
+
     /// The policy with what it leaves open taken from the level around it.
     fn within(self, outer: &&Self) -> Self {
         Self {
             enabled: self.enabled,
+            allows_any: if self.origins.is_empty() { outer.allows_any } else { self.allows_any },
             origins: if self.origins.is_empty() { outer.origins.clone() } else { self.origins },
             methods: self.methods.or_else(|| outer.methods.clone()),
             headers: self.headers.or_else(|| outer.headers.clone()),
@@ -154,7 +162,9 @@ impl Policy {
         // With credentials browsers take `*` for a name (Fetch standard, section 3.3.5), so what is
         // asked for is allowed by its name.
         let named = |said: &Option<HeaderValue>, asked_by: HeaderName| match said {
-            Some(all) if all == "*" => asked.get(asked_by).cloned(),
+            Some(all) if all == "*" => {
+                Some(joined(asked, &asked_by).unwrap_or(HeaderValue::from_static("")))
+            }
             said => said.clone(),
         };
         let methods = named(&self.methods, ACCESS_CONTROL_REQUEST_METHOD);
@@ -216,7 +226,7 @@ mod tests {
         let (mut response, answered) =
             match filter.on_request(&mut request, &mut scene.stage()).await {
                 Verdict::Continue => (Response::new(Body::empty()), false),
-                Verdict::Reply(_, response) => (*response, true),
+                Verdict::Reply(reply) => (reply.response, true),
             };
         filter.on_response(&mut response, &mut scene.stage()).await;
         let mut lines: Vec<_> = response

@@ -14,7 +14,7 @@ use super::HttpFilter;
 use crate::body::Body;
 use crate::filtering::keep::{Linked, Linker};
 use crate::filtering::stage::Stage;
-use crate::filtering::{Verdict, happens};
+use crate::filtering::{Verdict, happens, joined};
 use crate::matcher::{StringMatcher, compile};
 use crate::telemetry::why::Why;
 
@@ -70,10 +70,12 @@ impl HttpFilter for Csrf {
 
 impl Csrf {
     fn allows(&self, headers: &HeaderMap) -> bool {
-        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let said = |name| text(name).map(host_and_port).filter(|origin| !origin.is_empty());
+        let said = |name: HeaderName| {
+            let value = joined(headers, &name)?;
+            Some(host_and_port(value.to_str().ok()?).to_owned()).filter(|host| !host.is_empty())
+        };
         let Some(source) = said(ORIGIN).or_else(|| said(REFERER)) else { return false };
-        said(HOST) == Some(source)
+        said(HOST).as_ref() == Some(&source)
             || self.0.others.iter().any(|other| other.matches(source.as_bytes()))
     }
 }
@@ -82,7 +84,8 @@ impl Csrf {
 fn host_and_port(url: &str) -> &str {
     let Some((_, rest)) = url.split_once("://") else { return url };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    &rest[..end]
+    let authority = &rest[..end];
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 #[cfg(test)]
@@ -101,7 +104,7 @@ mod tests {
         let mut request = request.body(Body::empty()).unwrap();
         let mut scene = Scene::default();
         let verdict = filter.on_request(&mut request, &mut scene.stage()).await;
-        matches!(verdict, Verdict::Reply(Why::CsrfDenied, _))
+        matches!(verdict, Verdict::Reply(reply) if reply.why == Why::CsrfDenied)
     }
 
     const ON: &str = "{filter_enabled: {default_value: {numerator: 100}},
@@ -115,6 +118,9 @@ mod tests {
             (&[("origin", "http://shop.test")], true),
             (&[("origin", "http://evil.test")], true),
             (&[("origin", "null")], true),
+            (&[("origin", "http://me@shop.test:8080")], false),
+            (&[("origin", "http://shop.test:8080@evil.test")], true),
+            (&[("origin", "http://shop.test:8080"), ("origin", "http://evil.test")], true),
             (&[("origin", "https://a.friend.test")], false),
             (&[("referer", "http://shop.test:8080/form?x#y")], false),
             (&[("origin", ""), ("referer", "http://evil.test/")], true),

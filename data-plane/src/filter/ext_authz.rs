@@ -14,20 +14,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
 use xds_proto::envoy::extensions::filters::http::ext_authz::v3 as api;
 use xds_proto::field::FieldError;
 
-use self::answer::{Allowed, Answer};
+use self::answer::{Allowed, Answer, Refusal};
 use self::http_service::HttpService;
 use super::HttpFilter;
 use crate::body::Body;
 use crate::cluster::Cluster;
-use crate::cluster::balancer::Selection;
+use crate::filtering::call::Call;
 use crate::filtering::collect::{Collected, collect};
+use crate::filtering::header_rules::HeaderRules;
 use crate::filtering::keep::{Linked, Linker};
 use crate::filtering::stage::Stage;
 use crate::filtering::{Verdict, happens, text};
 use crate::matcher::StringMatcher;
+use crate::matcher::metadata::MetadataMatcher;
+use crate::retry::RetryPolicy;
 use crate::telemetry::why::Why;
 
 const ALLOWED_BY_FAILURE: HeaderName = HeaderName::from_static("x-envoy-auth-failure-mode-allowed");
@@ -39,7 +44,8 @@ const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 #[derive(Debug, Clone)]
 pub struct ExtAuthz {
     settings: Arc<Settings>,
-    service: Arc<Service>,
+    /// None where only routes say whom to ask.
+    service: Option<Arc<Service>>,
     body: Option<BodySettings>,
     /// What routes have the service told.
     extensions: Arc<BTreeMap<String, String>>,
@@ -64,6 +70,15 @@ struct Settings {
     /// Whose dynamic metadata the service sees.
     namespaces: Box<[Box<str>]>,
     denied_body_bytes_max: usize,
+    /// The service is asked only where this holds.
+    enabled_by: Option<MetadataMatcher>,
+    /// Whether what it leaves as metadata is taken.
+    takes_metadata: bool,
+    /// Whether the service sees header lines as they came.
+    is_raw: bool,
+    /// Whether changes that no message may have are an error.
+    is_strict: bool,
+    rules: HeaderRules,
 }
 
 /// A service to ask.
@@ -71,6 +86,7 @@ struct Settings {
 struct Service {
     cluster: Arc<str>,
     timeout: Duration,
+    retry: Option<RetryPolicy>,
     kind: ServiceKind,
 }
 
@@ -110,6 +126,8 @@ pub struct Check {
 #[derive(Debug, Clone, Default)]
 struct SeenBody {
     data: Bytes,
+    /// Bytes that have come, more perhaps than it sees.
+    received: usize,
     /// Whether there is more; none where bodies are not shown.
     is_partial: Option<bool>,
     is_raw: bool,
@@ -132,7 +150,7 @@ impl HttpFilter for ExtAuthz {
     }
 
     fn clusters(&self) -> Vec<Arc<str>> {
-        vec![Arc::clone(&self.service.cluster)]
+        self.service.iter().map(|service| Arc::clone(&service.cluster)).collect()
     }
 
     fn route_clusters(route: &RouteAuthz) -> Vec<Arc<str>> {
@@ -149,24 +167,28 @@ impl HttpFilter for ExtAuthz {
             return Linked::Off;
         }
         let mut linked = self.clone();
-        let mut extensions = (*self.extensions).clone();
-        for route in routes {
-            let RouteAuthz::Check(check) = route else { continue };
-            extensions.extend(check.extensions.clone());
+        let mut checks = routes.iter().filter_map(|route| match route {
+            RouteAuthz::Disabled => None,
+            RouteAuthz::Check(check) => Some(check),
+        });
+        // The extensions of all levels are told; all else the most specific level says.
+        let extensions = checks.clone().flat_map(|check| check.extensions.clone());
+        linked.extensions = Arc::new(extensions.collect());
+        if let Some(check) = checks.next_back() {
             linked.body = if check.has_no_body { None } else { check.body.or(linked.body) };
-            if let Some(service) = &check.service {
-                linked.service = Arc::clone(service);
-            }
+            linked.service = check.service.clone().or(linked.service);
         }
-        linked.extensions = Arc::new(extensions);
-        linked.cluster = linker.cluster(&linked.service.cluster);
+        let service = linked.service.as_ref();
+        linked.cluster = service.and_then(|service| linker.cluster(&service.cluster));
         Linked::New(linked)
     }
 
     async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
-        if !happens(self.settings.enabled) {
-            if self.settings.denies_others {
-                return Verdict::reply(Why::AuthorizationFailed, self.refusal());
+        let settings = &self.settings;
+        let is_meant = |by: &MetadataMatcher| by.matches(&stage.notes.metadata);
+        if !happens(settings.enabled) || !settings.enabled_by.as_ref().is_none_or(is_meant) {
+            if settings.denies_others {
+                return Verdict::reply(Why::AuthorizationFailed, self.refuse(Refusal::default()));
             }
             return Verdict::Continue;
         }
@@ -191,26 +213,28 @@ impl ExtAuthz {
     /// Why the request itself is refused.
     async fn ask(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Result<Answer, Why> {
         let body = self.take_in(request).await?;
-        let Some(cluster) = &self.cluster else { return Ok(Answer::Failed) };
-        let Some(endpoint) = cluster.pick(&Selection::default()) else { return Ok(Answer::Failed) };
-        let check = match &self.service.kind {
-            ServiceKind::Http(service) => service.request(self, request, &body, stage),
-            ServiceKind::Grpc(service) => service.request(self, request, &body, stage),
+        let Some((service, cluster)) = self.service.as_deref().zip(self.cluster.as_ref()) else {
+            return Ok(Answer::Failed(None));
         };
+        let timeout = service.timeout;
+        let check = match &service.kind {
+            ServiceKind::Http(http) => http.request(self, (request, timeout), &body, stage),
+            ServiceKind::Grpc(grpc) => grpc.request(self, (request, timeout), &body, stage),
+        };
+        let retry = service.retry.as_ref();
+        let call = Call { pools: stage.proxy.pools, cluster, timeout, retry };
+        let began = Instant::now();
         let exchange = async {
-            let response = stage.proxy.pools.send(&endpoint, check).await;
-            let response = response.inspect_err(|error| {
-                let error: &dyn std::error::Error = error;
-                tracing::debug!(cluster = &*self.service.cluster, error, "nobody to authorize");
-            });
-            match (&self.service.kind, response) {
-                (_, Err(_)) => Answer::Failed,
-                (ServiceKind::Http(service), Ok(response)) => service.read(response).await,
-                (ServiceKind::Grpc(_), Ok(response)) => grpc::read(response).await,
+            let Some(response) = call.ask(check).await else { return Answer::Failed(None) };
+            match &service.kind {
+                ServiceKind::Http(http) => http.read(response).await,
+                ServiceKind::Grpc(_) => grpc::read(response, self.settings.is_strict).await,
             }
         };
-        let answer = tokio::time::timeout(self.service.timeout, exchange).await;
-        Ok(answer.unwrap_or(Answer::Failed))
+        let answer = tokio::time::timeout(timeout, exchange).await;
+        let mut answer = answer.unwrap_or(Answer::Failed(None));
+        answer.note_duration(began.elapsed());
+        Ok(answer)
     }
 
     /// Reads the body, as far as the service is to see it.
@@ -226,9 +250,10 @@ impl ExtAuthz {
             return Err(Why::PayloadTooLarge);
         }
         let mut data = read.data().clone();
+        let received = data.len();
         data.truncate(settings.bytes_max);
         *request.body_mut() = read.into_body();
-        Ok(SeenBody { data, is_partial: Some(is_partial), is_raw: settings.is_raw })
+        Ok(SeenBody { data, received, is_partial: Some(is_partial), is_raw: settings.is_raw })
     }
 
     fn follow(
@@ -239,42 +264,58 @@ impl ExtAuthz {
     ) -> Verdict {
         match answer {
             Answer::Allowed(mut allowed) => {
-                let changes = allowed.change_request(request);
+                let changes = allowed.has_request_changes();
+                if !allowed.change_request(request, &self.settings.rules) {
+                    return invalid();
+                }
                 if changes && self.settings.clears_route {
                     stage.notes.is_route_stale = true;
                 }
-                if let Some(values) = allowed.metadata.take() {
-                    stage.notes.metadata.merge(NAMESPACE, values);
-                }
+                self.leave(allowed.metadata.take(), stage);
                 if allowed.has_response_headers() {
                     stage.remember(ForClient(*allowed));
                 }
                 Verdict::Continue
             }
-            Answer::Denied { status, headers, body, metadata } => {
-                if let Some(values) = metadata {
-                    stage.notes.metadata.merge(NAMESPACE, values);
-                }
-                let max = self.settings.denied_body_bytes_max;
-                let body = String::from_utf8_lossy(body.get(..max).unwrap_or(&body)).into_owned();
-                let mut response = text(status, body);
-                set_all(response.headers_mut(), headers);
-                Verdict::reply(Why::AuthorizationDenied, response)
+            Answer::Denied(mut refusal) => {
+                self.leave(refusal.metadata.take(), stage);
+                Verdict::reply(Why::AuthorizationDenied, self.refuse(*refusal))
             }
-            Answer::Failed if self.settings.fails_open => {
+            Answer::Failed(_) if self.settings.fails_open => {
                 if self.settings.says_failure {
                     let yes = HeaderValue::from_static("true");
                     request.headers_mut().insert(ALLOWED_BY_FAILURE, yes);
                 }
                 Verdict::Continue
             }
-            Answer::Failed => Verdict::reply(Why::AuthorizationFailed, self.refusal()),
+            Answer::Failed(refusal) => {
+                let refusal = refusal.map(|refusal| *refusal).unwrap_or_default();
+                Verdict::reply(Why::AuthorizationFailed, self.refuse(refusal))
+            }
+            Answer::Invalid => invalid(),
         }
     }
 
-    fn refusal(&self) -> Response<Body> {
-        text(self.settings.status_on_error, "")
+    fn leave(&self, metadata: Option<Map<String, Value>>, stage: &mut Stage<'_>) {
+        if let Some(values) = metadata.filter(|_| self.settings.takes_metadata) {
+            stage.notes.metadata.merge(NAMESPACE, values);
+        }
     }
+
+    fn refuse(&self, refusal: Refusal) -> Response<Body> {
+        let Refusal { status, headers, body, metadata: _ } = refusal;
+        let max = self.settings.denied_body_bytes_max;
+        let body = String::from_utf8_lossy(body.get(..max).unwrap_or(&body)).into_owned();
+        let mut response = text(status.unwrap_or(self.settings.status_on_error), body);
+        set_all(response.headers_mut(), headers);
+        response
+    }
+}
+
+/// The reply where the service wants what may not be.
+fn invalid() -> Verdict {
+    let response = text(StatusCode::INTERNAL_SERVER_ERROR, "");
+    Verdict::reply(Why::AuthorizationFailed, response).detailed("ext_authz_invalid")
 }
 
 impl Settings {

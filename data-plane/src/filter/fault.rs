@@ -180,7 +180,7 @@ impl Settings {
     fn covers(&self, request: &Request<Body>, stage: &Stage<'_>) -> bool {
         let node = || request.headers().get(DOWNSTREAM_NODE).map(|node| node.as_bytes());
         let view = stage.view(request);
-        (self.cluster.is_empty() || *self.cluster == *stage.context.cluster)
+        (self.cluster.is_empty() || *self.cluster == *stage.facts.cluster)
             && (self.nodes.is_empty()
                 || self.nodes.iter().any(|known| Some(known.as_bytes()) == node()))
             && self.headers.iter().all(|matcher| matcher.matches(&view))
@@ -265,7 +265,7 @@ mod tests {
         let mut request = request.body(Body::empty()).unwrap();
         match filter.on_request(&mut request, &mut scene.stage()).await {
             Verdict::Continue => None,
-            Verdict::Reply(_, response) => Some(response.status().as_u16()),
+            Verdict::Reply(reply) => Some(reply.response.status().as_u16()),
         }
     }
 
@@ -325,12 +325,12 @@ mod tests {
               headers: [{name: x, present_match: true}], downstream_nodes: [n]}",
         );
         let mut scene = Scene::default();
-        scene.context.cluster = "c";
+        scene.facts.cluster = "c";
         let meant = [("x", "1"), ("x-envoy-downstream-service-node", "n")];
         assert_eq!(ask(&filter, &mut scene, &meant).await, Some(500));
         assert_eq!(ask(&filter, &mut scene, &meant[..1]).await, None);
         assert_eq!(ask(&filter, &mut scene, &meant[1..]).await, None);
-        scene.context.cluster = "d";
+        scene.facts.cluster = "d";
         assert_eq!(ask(&filter, &mut scene, &meant).await, None);
     }
 

@@ -18,6 +18,7 @@ impl HttpFilter for GrpcStats {
     type Config = api::FilterConfig;
     type RouteConfig = Self::Config;
     type Route = Infallible;
+    const IS_FOR_ROUTES: bool = false;
 
     fn compile(config: Self::Config) -> Result<Self, FieldError> {
         fields!(config: api::FilterConfig,
@@ -30,9 +31,5 @@ impl HttpFilter for GrpcStats {
             refuse: [],
         );
         Ok(Self)
-    }
-
-    fn compile_route(_: Self::RouteConfig) -> Result<Infallible, FieldError> {
-        super::no_route_config()
     }
 }

@@ -47,13 +47,10 @@ impl HttpFilter for GrpcWeb {
     type Config = api::GrpcWeb;
     type RouteConfig = Self::Config;
     type Route = Infallible;
+    const IS_FOR_ROUTES: bool = false;
 
     fn compile(_: Self::Config) -> Result<Self, FieldError> {
         Ok(Self)
-    }
-
-    fn compile_route(_: Self::RouteConfig) -> Result<Infallible, FieldError> {
-        super::no_route_config()
     }
 
     async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
@@ -70,7 +67,8 @@ impl HttpFilter for GrpcWeb {
         headers.insert(GRPC_ACCEPT_ENCODING, ENCODINGS);
         if is_text {
             let body = std::mem::take(request.body_mut());
-            *request.body_mut() = body.wrapped(Decoded::new);
+            let objection = stage.objection();
+            *request.body_mut() = body.wrapped(|body| Decoded::new(body, objection));
         }
         Verdict::Continue
     }

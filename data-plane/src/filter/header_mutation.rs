@@ -1,27 +1,51 @@
-//! Sets or removes headers of requests and responses.
+//! Sets or removes headers, trailers and query parameters of requests and responses.
 //!
 //! API: `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`.
 
+mod compile;
+mod trailers;
+
+use http::header::{HOST, HeaderMap};
 use http::{Request, Response};
 use xds_proto::envoy::extensions::filters::http::header_mutation::v3 as api;
-use xds_proto::field::{At, FieldError, each};
-use xds_proto::fields;
+use xds_proto::field::FieldError;
 
+use self::trailers::Changed;
 use super::HttpFilter;
 use crate::body::Body;
 use crate::filtering::Verdict;
 use crate::filtering::keep::{Linked, Linker};
+use crate::filtering::query::Query;
 use crate::filtering::stage::Stage;
-use crate::format::compile::mutation;
-use crate::format::mutation::{HeaderMutations, Side};
+use crate::format::mutation::{AppendAction, HeaderMutations, Side};
+use crate::format::{Context, Template};
+use crate::matcher::StringMatcher;
 
-/// Header changes, in order.
+/// Changes, in order.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderMutation {
-    request: Vec<HeaderMutations>,
-    response: Vec<HeaderMutations>,
+    request: Vec<Change>,
+    query: Vec<QueryChange>,
+    request_trailers: Vec<Change>,
+    response: Vec<Change>,
+    response_trailers: Vec<Change>,
     /// Whether what a route says comes after what is said around it, and so wins.
     most_specific_wins: bool,
+}
+
+/// A change of headers or trailers.
+#[derive(Debug, Clone)]
+enum Change {
+    Headers(HeaderMutations),
+    /// Those of such names go.
+    RemoveMatching(StringMatcher),
+}
+
+/// A change of query parameters.
+#[derive(Debug, Clone)]
+enum QueryChange {
+    Remove(Box<str>),
+    Put { name: Box<str>, value: Template, action: AppendAction },
 }
 
 impl HttpFilter for HeaderMutation {
@@ -30,125 +54,113 @@ impl HttpFilter for HeaderMutation {
     type Route = Self;
 
     fn compile(config: Self::Config) -> Result<Self, FieldError> {
-        fields!(config: api::HeaderMutation,
-            read: [mutations, most_specific_header_mutations_wins],
-            ignore: [],
-            refuse: [],
-        );
-        let mutations = Self::both(mutations.unwrap_or_default()).at("mutations")?;
-        Ok(Self { most_specific_wins: most_specific_header_mutations_wins, ..mutations })
+        compile::compile(config)
     }
 
     fn compile_route(config: Self::RouteConfig) -> Result<Self, FieldError> {
-        fields!(config: api::HeaderMutationPerRoute, read: [mutations], ignore: [], refuse: []);
-        Self::both(mutations.unwrap_or_default()).at("mutations")
+        compile::route(config)
     }
 
     /// First what the listener says, then what all levels of the route say, in Envoy's order.
     fn link(&self, routes: &[&Self], _: &mut Linker<'_>) -> Linked<Self> {
         let mut linked = self.clone();
-        let mut add = |route: &Self| {
-            linked.request.extend(route.request.iter().cloned());
-            linked.response.extend(route.response.iter().cloned());
-        };
         if self.most_specific_wins {
-            routes.iter().for_each(|route| add(route));
+            routes.iter().for_each(|route| linked.add(route));
         } else {
-            routes.iter().rev().for_each(|route| add(route));
+            routes.iter().rev().for_each(|route| linked.add(route));
         }
         if routes.is_empty() { Linked::Same } else { Linked::New(linked) }
     }
 
     async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
+        let context = stage.context();
         for change in &self.request {
-            change.apply(request.headers_mut(), Side::Request, &stage.context);
+            change.apply(request.headers_mut(), Side::Request, &context);
+        }
+        if !self.query.is_empty() {
+            let headers = request.headers().clone();
+            let context = Context { request_headers: Some(&headers), ..context };
+            Query::change(request, |query| {
+                self.query.iter().for_each(|change| change.apply(query, &context));
+            });
+        }
+        if !self.request_trailers.is_empty() {
+            let context = Context { request_headers: Some(request.headers()), ..context };
+            let changes = self.request_trailers.iter().map(|one| one.fixed(&context)).collect();
+            let body = std::mem::take(request.body_mut());
+            *request.body_mut() = body.wrapped(|body| Changed::new(body, changes, Side::Request));
         }
         Verdict::Continue
     }
 
     async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
+        let context = stage.context();
         for change in &self.response {
-            change.apply(response.headers_mut(), Side::Response, &stage.context);
+            change.apply(response.headers_mut(), Side::Response, &context);
+        }
+        if !self.response_trailers.is_empty() && !response.body().is_empty() {
+            let context = Context { response_headers: Some(response.headers()), ..context };
+            let changes = self.response_trailers.iter().map(|one| one.fixed(&context)).collect();
+            let body = std::mem::take(response.body_mut());
+            *response.body_mut() = body.wrapped(|body| Changed::new(body, changes, Side::Response));
         }
     }
 }
 
 impl HeaderMutation {
-    fn both(mutations: api::Mutations) -> Result<Self, FieldError> {
-        fields!(mutations: api::Mutations,
-            read: [request_mutations, response_mutations],
-            ignore: [],
-            refuse: [
-                query_parameter_mutations, response_trailers_mutations, request_trailers_mutations,
-            ],
-        );
-        let request = each(request_mutations, "request_mutations", mutation)?;
-        let response = each(response_mutations, "response_mutations", mutation)?;
-        Ok(Self { request, response, most_specific_wins: false })
+    fn add(&mut self, route: &Self) {
+        self.request.extend(route.request.iter().cloned());
+        self.query.extend(route.query.iter().cloned());
+        self.request_trailers.extend(route.request_trailers.iter().cloned());
+        self.response.extend(route.response.iter().cloned());
+        self.response_trailers.extend(route.response_trailers.iter().cloned());
+    }
+}
+
+impl Change {
+    fn apply(&self, headers: &mut HeaderMap, side: Side, context: &Context<'_>) {
+        match self {
+            Self::Headers(changes) => changes.apply(headers, side, context),
+            Self::RemoveMatching(matcher) => {
+                let names = headers.keys().filter(|name| **name != HOST);
+                let names: Vec<_> = names
+                    .filter(|name| matcher.matches(name.as_str().as_bytes()))
+                    .cloned()
+                    .collect();
+                for name in names {
+                    headers.remove(name);
+                }
+            }
+        }
+    }
+
+    /// The change with its values as they are now.
+    fn fixed(&self, context: &Context<'_>) -> Self {
+        match self {
+            Self::Headers(changes) => Self::Headers(changes.fixed(context)),
+            Self::RemoveMatching(matcher) => Self::RemoveMatching(matcher.clone()),
+        }
+    }
+}
+
+impl QueryChange {
+    fn apply(&self, query: &mut Query, context: &Context<'_>) {
+        let (name, template, action) = match self {
+            Self::Remove(name) => return query.remove(name),
+            Self::Put { name, value, action } => (name, value, action),
+        };
+        let mut value = String::new();
+        template.render(context, &mut value);
+        match action {
+            AppendAction::AppendIfExistsOrAdd => query.add(name, &value),
+            AppendAction::AddIfAbsent if query.has(name) => {}
+            AppendAction::AddIfAbsent => query.add(name, &value),
+            AppendAction::OverwriteIfExistsOrAdd => query.set(name, &value),
+            AppendAction::OverwriteIfExists if !query.has(name) => {}
+            AppendAction::OverwriteIfExists => query.set(name, &value),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use xds_proto::json::from_yaml;
-
-    use super::*;
-    use crate::filtering::keep::testing::alone;
-    use crate::filtering::stage::testing::Scene;
-
-    fn compiled(text: &str) -> Result<HeaderMutation, String> {
-        HeaderMutation::compile(from_yaml(text).unwrap()).map_err(|error| error.to_string())
-    }
-
-    #[tokio::test]
-    async fn changes_are_made_in_order_both_ways() {
-        let filter = compiled(
-            "mutations:
-  request_mutations:
-  - append: {header: {key: x-a, value: '%REQ(x-b)%'}}
-  - remove: x-b
-  - append: {header: {key: x-a, value: two}, append_action: OVERWRITE_IF_EXISTS}
-  response_mutations:
-  - append: {header: {key: x-code, value: '%RESPONSE_CODE%'}}",
-        )
-        .unwrap();
-        let mut request = Request::builder().header("x-b", "one").body(Body::empty()).unwrap();
-        let mut scene = Scene::default();
-        filter.on_request(&mut request, &mut scene.stage()).await;
-        assert_eq!(request.headers()["x-a"], "two");
-        assert_eq!(request.headers().len(), 1);
-        let mut response = Response::new(Body::empty());
-        scene.context.response_code = Some(200);
-        filter.on_response(&mut response, &mut scene.stage()).await;
-        assert_eq!(response.headers()["x-code"], "200");
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_by_its_path() {
-        assert_eq!(
-            compiled("mutations: {request_mutations: [{remove: x}, {remove: ':path'}]}")
-                .unwrap_err(),
-            "mutations.request_mutations[1].remove[0]: :-prefixed or host headers may not be removed"
-        );
-    }
-
-    #[tokio::test]
-    async fn levels_of_a_route_are_applied_in_envoys_order() {
-        let level = |value: &str| {
-            let text = format!(
-                "mutations: {{request_mutations: [{{append: {{header: {{key: x, value: {value}}}}}}}]}}"
-            );
-            HeaderMutation::compile_route(from_yaml(&text).unwrap()).unwrap()
-        };
-        let (host, route) = (level("host"), level("route"));
-        for (wins, want) in [(false, ["route", "host"]), (true, ["host", "route"])] {
-            let filter = compiled(&format!("most_specific_header_mutations_wins: {wins}")).unwrap();
-            let linked = alone(|linker| filter.link(&[&host, &route], linker));
-            let filter = linked.made().unwrap();
-            let mut request = Request::new(Body::empty());
-            filter.on_request(&mut request, &mut Scene::default().stage()).await;
-            let values: Vec<_> = request.headers().get_all("x").iter().collect();
-            assert_eq!(values, want);
-        }
-    }
-}
+mod tests;

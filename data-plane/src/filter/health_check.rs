@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 use xds_proto::convert::optional_duration;
 use xds_proto::envoy::extensions::filters::http::health_check::v3 as api;
+use xds_proto::envoy::r#type::v3::Percent;
 use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 
@@ -29,6 +30,9 @@ use crate::telemetry::why::Why;
 
 const CLUSTER: HeaderName = HeaderName::from_static("x-envoy-upstream-healthchecked-cluster");
 const FAILS: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
+
+/// What Envoy's flag for a failed health check is.
+const FAILED: &str = "LH";
 
 /// A health check is read to its end; it has no business to be longer.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -64,6 +68,7 @@ impl HttpFilter for HealthCheck {
     type Config = api::HealthCheck;
     type RouteConfig = Self::Config;
     type Route = Infallible;
+    const IS_FOR_ROUTES: bool = false;
 
     fn compile(config: Self::Config) -> Result<Self, FieldError> {
         fields!(config: api::HealthCheck,
@@ -81,8 +86,14 @@ impl HttpFilter for HealthCheck {
             return Err(error).at("cluster_min_healthy_percentages");
         }
         let clusters = cluster_min_healthy_percentages.into_iter();
-        let mut clusters: Vec<(Arc<str>, f64)> =
-            clusters.map(|(name, least)| (name.into(), least.value)).collect();
+        let percent = |(name, least): (String, Percent)| {
+            if !(0.0..=100.0).contains(&least.value) {
+                return Err(FieldError::invalid("must be 0 to 100")).at_key(&name);
+            }
+            Ok((name.into(), least.value))
+        };
+        let clusters: Result<Vec<(Arc<str>, f64)>, _> = clusters.map(percent).collect();
+        let mut clusters = clusters.at("cluster_min_healthy_percentages")?;
         clusters.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Self {
             headers: each(headers, "headers", compile::header)?.into(),
@@ -92,10 +103,6 @@ impl HttpFilter for HealthCheck {
             clusters: clusters.into(),
             cache: None,
         })
-    }
-
-    fn compile_route(_: Self::RouteConfig) -> Result<Infallible, FieldError> {
-        super::no_route_config()
     }
 
     fn clusters(&self) -> Vec<Arc<str>> {
@@ -124,7 +131,7 @@ impl HttpFilter for HealthCheck {
         stage.notes.is_health_check = true;
         stage.remember(IsCheck { is_cached: cached.is_some() });
         let (status, details) = match (self.passes_through, cached) {
-            _ if stage.proxy.is_draining && !self.passes_through => {
+            _ if stage.proxy.is_draining => {
                 (StatusCode::SERVICE_UNAVAILABLE, "health_check_failed")
             }
             (true, None) => return Verdict::Continue,
@@ -136,8 +143,10 @@ impl HttpFilter for HealthCheck {
         {
             return Verdict::refuse(Why::BadRequest);
         }
-        stage.notes.details = Some(details.into());
-        Verdict::reply(Why::HealthCheck, text(status, ""))
+        if !status.is_success() {
+            stage.notes.flags.push(FAILED);
+        }
+        Verdict::reply(Why::HealthCheck, text(status, "")).detailed(details)
     }
 
     async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
@@ -159,24 +168,34 @@ impl HttpFilter for HealthCheck {
 impl HealthCheck {
     /// What the clusters give reason to say.
     fn judge(&self) -> (StatusCode, &'static str) {
+        let failed = |details| (StatusCode::SERVICE_UNAVAILABLE, details);
         for ((_, least), cluster) in self.clusters.iter().zip(&*self.linked) {
             let Some(cluster) = cluster else {
-                return (StatusCode::SERVICE_UNAVAILABLE, "health_check_no_cluster_found");
+                return failed("health_check_failed_no_cluster_found");
             };
             let is_good = |health: Health| matches!(health, Health::Healthy | Health::Degraded);
             let good = cluster.endpoints.iter().filter(|one| is_good(one.health())).count();
-            if *least > 0.0 && !is_enough(good, cluster.endpoints.len(), *least) {
-                return (StatusCode::SERVICE_UNAVAILABLE, "health_check_cluster_unhealthy");
+            // Envoy takes whole per cents.
+            let least = least.trunc();
+            if least > 0.0 && cluster.endpoints.is_empty() {
+                return failed("health_check_failed_cluster_empty");
+            }
+            if !is_enough(good, cluster.endpoints.len(), least) {
+                return failed("health_check_failed_cluster_unhealthy");
             }
         }
-        (StatusCode::OK, "health_check_ok")
+        let is_bare = self.clusters.is_empty();
+        (
+            StatusCode::OK,
+            if is_bare { "health_check_ok" } else { "health_check_ok_cluster_healthy" },
+        )
     }
 }
 
 /// Whether so many of all are at least so many per cent.
 #[expect(clippy::cast_precision_loss, reason = "no cluster has 2^53 endpoints")]
 fn is_enough(good: usize, all: usize, least: f64) -> bool {
-    all > 0 && good as f64 * 100.0 >= all as f64 * least
+    good as f64 * 100.0 >= all as f64 * least
 }
 
 impl Cache {
@@ -223,9 +242,10 @@ mod tests {
         let (mut response, status) = match filter.on_request(&mut request, &mut scene.stage()).await
         {
             Verdict::Continue => (Response::new(Body::empty()), None),
-            Verdict::Reply(_, response) => {
-                let status = response.status().as_u16();
-                (*response, Some(status))
+            Verdict::Reply(reply) => {
+                let status = reply.response.status().as_u16();
+                scene.notes.details = reply.details;
+                (reply.response, Some(status))
             }
         };
         filter.on_response(&mut response, &mut scene.stage()).await;
@@ -244,6 +264,9 @@ mod tests {
         let mut draining = Scene { is_draining: true, ..Scene::default() };
         assert_eq!(ask(&filter, "/up", &mut draining).await, (Some(503), CHECKED.into()));
         let mut draining = Scene { is_draining: true, ..Scene::default() };
+        let through = self::filter("pass_through_mode: true");
+        assert_eq!(ask(&through, "/up", &mut draining).await, (Some(503), CHECKED.into()));
+        let mut draining = Scene { is_draining: true, ..Scene::default() };
         let fails = "x-envoy-immediate-health-check-fail=true";
         assert_eq!(ask(&filter, "/x", &mut draining).await, (None, fails.into()));
     }
@@ -254,8 +277,9 @@ mod tests {
             filter("pass_through_mode: false, cluster_min_healthy_percentages: {c: {value: 50}}");
         let mut scene = Scene::default();
         assert_eq!(ask(&filter, "/up", &mut scene).await.0, Some(503));
-        assert_eq!(scene.notes.details.as_deref(), Some("health_check_no_cluster_found"));
-        assert!(is_enough(1, 2, 50.0) && !is_enough(1, 2, 51.0) && !is_enough(0, 0, 1.0));
+        assert_eq!(scene.notes.details.as_deref(), Some("health_check_failed_no_cluster_found"));
+        assert_eq!(scene.notes.flags, ["LH"]);
+        assert!(is_enough(1, 2, 50.0) && !is_enough(1, 2, 51.0));
     }
 
     #[tokio::test(start_paused = true)]

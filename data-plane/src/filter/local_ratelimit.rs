@@ -4,7 +4,9 @@
 
 mod bucket;
 mod compile;
+mod dynamic;
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,10 +17,11 @@ use xds_proto::envoy::extensions::filters::http::local_ratelimit::v3 as api;
 use xds_proto::field::FieldError;
 
 use self::bucket::{Bucket, Fill};
+use self::dynamic::Dynamic;
 use super::HttpFilter;
 use crate::body::Body;
 use crate::filtering::keep::{Key, Linked, Linker};
-use crate::filtering::rate_limit::{Descriptor, Facts, RateLimit, describe};
+use crate::filtering::rate_limit::{Descriptor, Entry, Facts, RateLimit, describe};
 use crate::filtering::stage::Stage;
 use crate::filtering::{self, Verdict, happens, is_grpc};
 use crate::format::Context;
@@ -44,6 +47,12 @@ struct Settings {
     status: StatusCode,
     default: Option<Fill>,
     descriptors: Box<[Limited]>,
+    /// Those without open values, by their entries.
+    exact: HashMap<Vec<Entry>, usize>,
+    /// Those with open values.
+    open: Box<[usize]>,
+    /// Buckets for each with open values.
+    dynamic_max: usize,
     /// In how many of a million requests tokens are taken.
     enabled: u32,
     /// In how many of a million requests without a token it counts.
@@ -70,10 +79,10 @@ enum VirtualHostRules {
     Never,
 }
 
-/// A descriptor that has a bucket of its own.
+/// A descriptor that has a bucket of its own; an empty value stands for any, each with a bucket.
 #[derive(Debug)]
 struct Limited {
-    descriptor: Descriptor,
+    entries: Vec<Entry>,
     fill: Fill,
     /// It is counted, and nothing else.
     is_shadow: bool,
@@ -93,7 +102,14 @@ enum Buckets {
 struct Set {
     default: Option<Arc<Bucket>>,
     /// In the order of the settings.
-    descriptors: Box<[Arc<Bucket>]>,
+    descriptors: Box<[Tokens]>,
+}
+
+/// The tokens of a descriptor.
+#[derive(Debug)]
+enum Tokens {
+    One(Arc<Bucket>),
+    Each(Dynamic),
 }
 
 /// What a bucket said of the request.
@@ -141,7 +157,7 @@ impl HttpFilter for LocalRateLimit {
         }
         let descriptors = self.settings.describe(request, stage);
         let (is_allowed, counted) = self.settings.take(set, &descriptors);
-        let retry_after = counted.as_ref().map(|bucket| bucket.reset_seconds(Instant::now()));
+        let reset = counted.as_ref().map(|bucket| bucket.reset_seconds(Instant::now()));
         if let Some(counted) = counted.filter(|_| self.settings.says_limits) {
             stage.remember(Counted(counted));
         }
@@ -149,19 +165,34 @@ impl HttpFilter for LocalRateLimit {
             return Verdict::Continue;
         }
         if !happens(self.settings.enforced) {
-            self.settings.request.apply(request.headers_mut(), Side::Request, &stage.context);
+            self.settings.request.apply(request.headers_mut(), Side::Request, &stage.context());
             return Verdict::Continue;
         }
-        Verdict::reply(Why::RateLimited, self.settings.refuse(request, stage, retry_after))
+        Verdict::reply(Why::RateLimited, self.settings.refuse(request, stage, reset))
     }
 
     async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
         let Some(Counted(bucket)) = stage.recall() else { return };
         let now = Instant::now();
         let headers = response.headers_mut();
-        headers.insert(LIMIT, HeaderValue::from(bucket.max()));
-        headers.insert(REMAINING, HeaderValue::from(bucket.remaining(now)));
-        headers.insert(RESET, HeaderValue::from(bucket.reset_seconds(now)));
+        headers.append(LIMIT, HeaderValue::from(bucket.max()));
+        headers.append(REMAINING, HeaderValue::from(bucket.remaining(now)));
+        headers.append(RESET, HeaderValue::from(bucket.reset_seconds(now)));
+    }
+}
+
+impl Limited {
+    /// Whether it has open values.
+    fn is_open(&self) -> bool {
+        self.entries.iter().any(|entry| entry.value.is_empty())
+    }
+
+    /// Whether it is for such entries.
+    fn is_for(&self, entries: &[Entry]) -> bool {
+        let is_same = |(own, other): (&Entry, &Entry)| {
+            own.key == other.key && (own.value.is_empty() || own.value == other.value)
+        };
+        self.entries.len() == entries.len() && self.entries.iter().zip(entries).all(is_same)
     }
 }
 
@@ -170,9 +201,16 @@ impl Settings {
     fn fill(&self) -> Set {
         let now = Instant::now();
         let bucket = |fill: Fill| Arc::new(Bucket::full(fill, now));
+        let tokens = |limited: &Limited| {
+            if limited.is_open() {
+                Tokens::Each(Dynamic::new(limited.fill, self.dynamic_max))
+            } else {
+                Tokens::One(bucket(limited.fill))
+            }
+        };
         Set {
             default: self.default.map(bucket),
-            descriptors: self.descriptors.iter().map(|limited| bucket(limited.fill)).collect(),
+            descriptors: self.descriptors.iter().map(tokens).collect(),
         }
     }
 
@@ -184,7 +222,7 @@ impl Settings {
         }
         let facts = Facts::new(stage.view(request), stage);
         if !self.rules.is_empty() {
-            describe(&self.rules, self.stage, &facts, &mut descriptors);
+            describe(&self.rules, 0, &facts, &mut descriptors);
             return descriptors;
         }
         let said = stage.rate_limits;
@@ -201,25 +239,44 @@ impl Settings {
         descriptors
     }
 
-    /// Takes a token from each bucket that is for the request, slowest first. Whether there was
-    /// one, and the bucket that speaks for the request.
+    /// The buckets for what is counted of a request, slowest first, with how many tokens to take.
+    fn buckets(
+        &self,
+        set: &Set,
+        descriptors: &[Descriptor],
+        now: Instant,
+    ) -> Vec<(&Limited, Arc<Bucket>, u64)> {
+        let found = descriptors.iter().filter_map(|descriptor| {
+            let entries = &descriptor.entries;
+            let is_for = |at: &&usize| self.descriptors[**at].is_for(entries);
+            let at = *self.exact.get(entries).or_else(|| self.open.iter().find(is_for))?;
+            let bucket = match &set.descriptors[at] {
+                Tokens::One(bucket) => Arc::clone(bucket),
+                Tokens::Each(dynamic) => dynamic.bucket(entries, now),
+            };
+            Some((&self.descriptors[at], bucket, descriptor.hits.unwrap_or(1)))
+        });
+        let mut found: Vec<_> = found.collect();
+        found.sort_by(|(a, ..), (b, ..)| a.fill.per_second().total_cmp(&b.fill.per_second()));
+        found
+    }
+
+    /// Takes tokens from each bucket that is for the request. Whether there were enough, and the
+    /// bucket that speaks for the request.
     fn take(&self, set: &Set, descriptors: &[Descriptor]) -> (bool, Option<Arc<Bucket>>) {
         let now = Instant::now();
-        let known = self.descriptors.iter().zip(&set.descriptors);
-        let mut matched: Vec<_> =
-            known.filter(|(limited, _)| descriptors.contains(&limited.descriptor)).collect();
-        matched.sort_by(|(a, _), (b, _)| a.fill.per_second().total_cmp(&b.fill.per_second()));
-        for (limited, bucket) in &matched {
-            if !bucket.take(now) && !limited.is_shadow {
-                return (false, Some(Arc::clone(bucket)));
+        let matched = self.buckets(set, descriptors, now);
+        for (limited, bucket, hits) in &matched {
+            if !bucket.take(*hits, now) && !limited.is_shadow {
+                return (false, spoken(bucket));
             }
         }
-        let first = matched.first().map(|(_, bucket)| Arc::clone(bucket));
+        let first = matched.first().and_then(|(_, bucket, _)| spoken(bucket));
         match &set.default {
             Some(default) if matched.is_empty() || self.always_takes_default => {
-                let is_allowed = default.take(now);
+                let is_allowed = default.take(1, now);
                 let speaks = if is_allowed { first } else { None };
-                (is_allowed, speaks.or_else(|| Some(Arc::clone(default))))
+                (is_allowed, speaks.or_else(|| spoken(default)))
             }
             Some(_) | None => (true, first),
         }
@@ -230,7 +287,7 @@ impl Settings {
         &self,
         request: &Request<Body>,
         stage: &Stage<'_>,
-        retry_after: Option<u64>,
+        reset: Option<u64>,
     ) -> Response<Body> {
         let body = Why::RateLimited.facts().body;
         let mut response = if self.is_exhausted && is_grpc(request.headers()) {
@@ -238,13 +295,20 @@ impl Settings {
         } else {
             filtering::text(self.status, body)
         };
-        if let Some(seconds) = retry_after.filter(|_| self.says_retry_after) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        let context = Context { request_headers: Some(request.headers()), ..stage.context };
+        let context = Context { request_headers: Some(request.headers()), ..stage.context() };
         self.response.apply(response.headers_mut(), Side::Response, &context);
+        let says_when = self.says_retry_after && response.status() == StatusCode::TOO_MANY_REQUESTS;
+        if let Some(seconds) = reset.filter(|_| says_when) {
+            let seconds = HeaderValue::from(seconds.max(1));
+            response.headers_mut().entry(RETRY_AFTER).or_insert(seconds);
+        }
         response
     }
+}
+
+/// A bucket that speaks for a request; one that never has a token has nothing to say, as in Envoy.
+fn spoken(bucket: &Arc<Bucket>) -> Option<Arc<Bucket>> {
+    (bucket.max() > 0).then(|| Arc::clone(bucket))
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ mod tests {
             [(Answer::Full, Why::OnDemandOverflow), (Answer::TooLate, Why::VirtualHostTimeout)]
         {
             let (verdict, begins_again) = verdict(answer).await;
-            assert!(matches!(verdict, Verdict::Reply(why, _) if why == want) && !begins_again);
+            assert!(matches!(verdict, Verdict::Reply(reply) if reply.why == want) && !begins_again);
         }
     }
 

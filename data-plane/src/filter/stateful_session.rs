@@ -44,7 +44,7 @@ enum State {
     Header(HeaderName),
 }
 
-/// What the request said of its endpoint.
+/// The endpoint that the request named.
 struct Asked(Option<SocketAddr>);
 
 impl HttpFilter for StatefulSession {
@@ -90,26 +90,28 @@ impl HttpFilter for StatefulSession {
 
     async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
         let Some(settings) = &self.0 else { return Verdict::Continue };
-        let address = match &settings.state {
+        let named = match &settings.state {
             State::Cookie(cookie) if !cookie.is_for(path(request)) => return Verdict::Continue,
             State::Cookie(cookie) => cookie.read(request.headers()),
             State::Header(name) => request
                 .headers()
                 .get(name)
                 .and_then(|value| STANDARD.decode(value.as_bytes()).ok())
-                .and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok()),
+                .filter(|bytes| !bytes.is_empty()),
         };
+        let address = |named: &[u8]| std::str::from_utf8(named).ok()?.parse().ok();
+        let address = named.as_deref().map(address);
         if let Some(address) = address {
             let else_status = settings.else_status;
             stage.notes.destination = Some(Destination { address, else_status });
         }
-        stage.remember(Asked(address));
+        stage.remember(Asked(address.flatten()));
         Verdict::Continue
     }
 
     async fn on_response(&self, response: &mut Response<Body>, stage: &mut Stage<'_>) {
         let Some(settings) = &self.0 else { return };
-        let Some(endpoint) = stage.context.endpoint else { return };
+        let Some(endpoint) = stage.facts.endpoint else { return };
         let Some(Asked(asked)) = stage.recall() else { return };
         if *asked == Some(endpoint) {
             return;
@@ -172,7 +174,7 @@ mod tests {
         }
         let mut scene = Scene::default();
         filter.on_request(&mut request, &mut scene.stage()).await;
-        scene.context.endpoint = Some("10.0.0.1:80".parse().unwrap());
+        scene.facts.endpoint = Some("10.0.0.1:80".parse().unwrap());
         let mut response = Response::new(Body::empty());
         filter.on_response(&mut response, &mut scene.stage()).await;
         let said = response.headers().values().next().map(|v| v.to_str().unwrap().to_owned());
@@ -186,7 +188,7 @@ mod tests {
         let session = STANDARD.encode("10.0.0.1:80");
         assert_eq!(ask(&filter, None).await, (Some(session.clone()), None));
         let destination = Destination {
-            address: "10.0.0.1:80".parse().unwrap(),
+            address: Some("10.0.0.1:80".parse().unwrap()),
             else_status: Some(StatusCode::SERVICE_UNAVAILABLE),
         };
         let asked = ask(&filter, Some(("x-session", &session))).await;
@@ -212,7 +214,7 @@ mod tests {
         let sent = cookie.split(';').next().unwrap();
         let (said, destination) = ask(&on("/shop"), Some(("cookie", sent))).await;
         assert_eq!(said, None);
-        assert_eq!(destination.unwrap().address, "10.0.0.1:80".parse().unwrap());
+        assert_eq!(destination.unwrap().address, Some("10.0.0.1:80".parse().unwrap()));
         assert_eq!(ask(&on("/shopping"), Some(("cookie", sent))).await, (None, None));
     }
 

@@ -15,6 +15,8 @@ use crate::cluster::Cluster;
 pub struct Key {
     /// Its name in the chain.
     pub filter: Arc<str>,
+    /// How many filters before it have the same name.
+    pub nth: usize,
     /// The virtual host, route or cluster of a route that configures it; empty for the listener.
     pub place: Arc<str>,
     /// A hash of its configuration.
@@ -84,7 +86,7 @@ impl<'a> Linker<'a> {
         before: Option<&'a States>,
         shared: Option<&'a States>,
     ) -> Self {
-        let key = Key { filter: "".into(), place: "".into(), config: 0 };
+        let key = Key { filter: "".into(), nth: 0, place: "".into(), config: 0 };
         Self { find, before, shared, key, states: States::default(), clusters: HashMap::new() }
     }
 
@@ -162,7 +164,7 @@ mod tests {
     use super::*;
 
     fn key(place: &str, config: u64) -> Key {
-        Key { filter: "f".into(), place: place.into(), config }
+        Key { filter: "f".into(), nth: 0, place: place.into(), config }
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::stage::Stage;
 use crate::format::{Context, Template};
 use crate::matcher::cidr::Cidr;
 use crate::matcher::header::{HeaderMatcher, HeaderView};
-use crate::matcher::metadata::Metadata;
 use crate::matcher::query::{QueryMatcher, parameters};
+use crate::metadata::Metadata;
 
 /// How the requests of a route are counted.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,7 +32,19 @@ pub struct RateLimit {
     /// Which filter it is for.
     pub stage: u32,
     actions: Box<[Action]>,
+    hits: Option<Hits>,
 }
+
+/// For how many requests one counts (`hits_addend`).
+#[derive(Debug, Clone)]
+enum Hits {
+    Fixed(u64),
+    /// As the request says; a descriptor without a number is none.
+    Told(Template),
+}
+
+/// A request counts for no more.
+const HITS_MAX: u64 = 1_000_000_000;
 
 /// What makes an entry.
 #[derive(Debug, Clone)]
@@ -78,8 +90,13 @@ enum Name {
 }
 
 /// What is counted: `key` and `value` pairs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Descriptor(pub Vec<Entry>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The pairs, in order.
+    pub entries: Vec<Entry>,
+    /// For how many requests this one counts; none where that is not said.
+    pub hits: Option<u64>,
+}
 
 /// A pair of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -106,7 +123,7 @@ pub struct Facts<'a> {
 impl<'a> Facts<'a> {
     /// What is known on this stage.
     pub fn new(view: HeaderView<'a>, stage: &'a Stage<'_>) -> Self {
-        let context = Context { request_headers: Some(view.headers), ..stage.context };
+        let context = Context { request_headers: Some(view.headers), ..stage.context() };
         let node_cluster = stage.proxy.node_cluster;
         Self { view, context, node_cluster, metadata: &stage.notes.metadata }
     }
@@ -117,8 +134,26 @@ impl<'a> Facts<'a> {
 pub fn describe(rules: &[RateLimit], stage: u32, facts: &Facts<'_>, out: &mut Vec<Descriptor>) {
     for rule in rules.iter().filter(|rule| rule.stage == stage) {
         let mut entries = Vec::with_capacity(rule.actions.len());
-        if rule.actions.iter().all(|action| action.apply(facts, &mut entries)) {
-            out.push(Descriptor(entries));
+        if !rule.actions.iter().all(|action| action.apply(facts, &mut entries)) {
+            continue;
+        }
+        match rule.hits.as_ref().map(|hits| hits.number(facts)) {
+            None => out.push(Descriptor { entries, hits: None }),
+            Some(Some(hits)) => out.push(Descriptor { entries, hits: Some(hits) }),
+            Some(None) => {}
+        }
+    }
+}
+
+impl Hits {
+    fn number(&self, facts: &Facts<'_>) -> Option<u64> {
+        match self {
+            Self::Fixed(number) => Some(*number),
+            Self::Told(template) => {
+                let mut text = String::new();
+                template.render(&facts.context, &mut text);
+                text.parse().ok().filter(|number| *number <= HITS_MAX)
+            }
         }
     }
 }
@@ -256,15 +291,21 @@ mod tests {
             .body(Body::empty())
             .unwrap();
         let mut scene = Scene::default();
-        scene.context.remote = Some("192.0.2.130:99".parse().unwrap());
-        scene.context.cluster = "backend";
+        scene.facts.remote = Some("192.0.2.130:99".parse().unwrap());
+        scene.facts.cluster = "backend";
         let values = [("sub".to_owned(), "ann".into())];
         scene.notes.metadata.merge("jwt", values.into_iter().collect());
         let stage = scene.stage();
         let mut out = Vec::new();
         describe(&[rule], 0, &Facts::new(stage.view(&request), &stage), &mut out);
         let out = out.pop()?;
-        Some(out.0.iter().map(|e| format!("{}={}", e.key, e.value)).collect::<Vec<_>>().join(" "))
+        Some(
+            out.entries
+                .iter()
+                .map(|e| format!("{}={}", e.key, e.value))
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
     }
 
     #[test]

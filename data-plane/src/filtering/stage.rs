@@ -1,29 +1,35 @@
 //! What a filter sees beside the message itself, and where it leaves things for later.
 
 use std::any::Any;
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use http::header::HOST;
 use http::{Request, StatusCode};
 
+use super::Reply;
 use super::keep::ConnectionStates;
 use super::on_demand::MissingHost;
 use super::rate_limit::RouteRateLimits;
 use crate::body::Body;
 use crate::cluster::pool::Pools;
-use crate::format::Context;
+use crate::format::{Context, Flags};
 use crate::matcher::header::HeaderView;
-use crate::matcher::metadata::Metadata;
+use crate::metadata::Metadata;
 use crate::tls::identity::Identity;
 
 /// What a filter sees of a request beside the request itself.
 #[derive(Debug)]
 pub struct Stage<'a> {
-    /// Addresses, TLS, route and cluster, as format strings read them.
-    pub context: Context<'a>,
+    /// Addresses, TLS, route and cluster, without what filters left.
+    pub facts: Context<'a>,
     /// The certificate that the client showed and that was found good.
     pub client: Option<&'a Identity>,
+    /// Whether the route sends requests to a cluster; else it answers by itself, or there is none.
+    pub is_forwarded: bool,
     /// How requests of the route are counted.
     pub rate_limits: RouteRateLimits<'a>,
     /// The proxy itself.
@@ -57,8 +63,10 @@ pub struct Notes {
     memory: Vec<(Owner, Box<dyn Any>)>,
     /// Values for other filters and for format strings.
     pub metadata: Metadata,
-    /// More about a reply than its reason says; goes into `%RESPONSE_CODE_DETAILS%`.
-    pub details: Option<Box<str>>,
+    /// What `%RESPONSE_CODE_DETAILS%` says, where the reply of a filter said it.
+    pub(crate) details: Option<Cow<'static, str>>,
+    /// The reply of a filter that broke off the body of the request.
+    objection: Option<Objection>,
     /// Envoy's flags of what filters did, beside that of a reply.
     pub flags: Vec<&'static str>,
     /// The route is to be looked for once more: what it depends on has changed.
@@ -71,11 +79,23 @@ pub struct Notes {
     pub destination: Option<Destination>,
 }
 
+/// How the body of a request, as a filter reads it, can end the request with a reply. The body then
+/// ends with an error, and the reply is sent if no response has begun.
+#[derive(Debug, Clone, Default)]
+pub struct Objection(Rc<RefCell<Option<Box<Reply>>>>);
+
+impl Objection {
+    /// Has the request end with this reply.
+    pub fn raise(&self, reply: Reply) {
+        *self.0.borrow_mut() = Some(Box::new(reply));
+    }
+}
+
 /// An endpoint that a filter asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
-    /// Its address.
-    pub address: SocketAddr,
+    /// Its address; none where what asks for it names none.
+    pub address: Option<SocketAddr>,
     /// The answer where it is not there; none lets the balancer choose another.
     pub else_status: Option<StatusCode>,
 }
@@ -102,6 +122,11 @@ impl fmt::Debug for Notes {
 }
 
 impl Notes {
+    /// The reply of a filter that broke off the body of the request, if one did.
+    pub(crate) fn objection(&self) -> Option<Box<Reply>> {
+        self.objection.as_ref()?.0.borrow_mut().take()
+    }
+
     fn find<T: 'static>(&mut self, owner: Owner) -> Option<&mut T> {
         let owned = self.memory.iter_mut().filter(|(of, _)| *of == owner);
         owned.filter_map(|(_, note)| note.downcast_mut()).next()
@@ -109,6 +134,13 @@ impl Notes {
 }
 
 impl Stage<'_> {
+    /// What format strings read; the headers of the message that changes are not among it.
+    pub fn context(&self) -> Context<'_> {
+        let flags = Flags { noted: &self.notes.flags, ..self.facts.flags };
+        let details = self.notes.details.as_deref().unwrap_or(self.facts.details);
+        Context { flags, details, metadata: Some(&self.notes.metadata), ..self.facts }
+    }
+
     /// Leaves something for the same filter's way out. Costs an allocation.
     pub fn remember<T: 'static>(&mut self, note: T) {
         self.notes.memory.push((Owner::Slot(self.slot), Box::new(note)));
@@ -134,6 +166,11 @@ impl Stage<'_> {
         self.notes.find(Owner::All)
     }
 
+    /// For a body that may end the request with a reply. Costs an allocation.
+    pub fn objection(&mut self) -> Objection {
+        self.notes.objection.get_or_insert_default().clone()
+    }
+
     /// Which filter of the chain looks: filters of one kind can tell themselves apart by it.
     pub fn slot(&self) -> usize {
         self.slot
@@ -145,7 +182,7 @@ impl Stage<'_> {
             method: Some(request.method()),
             path: Some(path(request)),
             host: request.headers().get(HOST).and_then(|host| host.to_str().ok()),
-            scheme: Some(self.context.scheme),
+            scheme: Some(self.facts.scheme),
             headers: request.headers(),
         }
     }
@@ -169,8 +206,9 @@ pub(crate) mod testing {
         pub(crate) connection: ConnectionStates,
         pub(crate) notes: Notes,
         pub(crate) client: Option<Identity>,
-        pub(crate) context: Context<'static>,
+        pub(crate) facts: Context<'static>,
         pub(crate) is_draining: bool,
+        pub(crate) is_forwarded: bool,
         pub(crate) rate_limits: RouteRateLimits<'static>,
     }
 
@@ -181,8 +219,9 @@ pub(crate) mod testing {
                 connection: ConnectionStates::default(),
                 notes: Notes::default(),
                 client: None,
-                context: Context { scheme: "http", ..Context::default() },
+                facts: Context { scheme: "http", ..Context::default() },
                 is_draining: false,
+                is_forwarded: true,
                 rate_limits: RouteRateLimits::default(),
             }
         }
@@ -197,8 +236,9 @@ pub(crate) mod testing {
         /// The stage of the filter at this place.
         pub(crate) fn stage_of(&mut self, slot: usize) -> Stage<'_> {
             Stage {
-                context: self.context,
+                facts: self.facts,
                 client: self.client.as_ref(),
+                is_forwarded: self.is_forwarded,
                 rate_limits: self.rate_limits,
                 proxy: Proxy {
                     pools: &self.pools,

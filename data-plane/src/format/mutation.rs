@@ -69,6 +69,23 @@ impl HeaderMutations {
         Self { remove: remove.into(), add: add.into(), is_independent }
     }
 
+    /// The same with the values that they have now.
+    #[must_use]
+    pub fn fixed(&self, context: &Context<'_>) -> Self {
+        let add = self.add.iter().map(|addition| {
+            let value = match &addition.value {
+                AddedValue::Fixed(_) => return addition.clone(),
+                AddedValue::Template(template) => {
+                    let mut text = String::new();
+                    template.render(context, &mut text);
+                    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+                }
+            };
+            HeaderAddition { value: AddedValue::Fixed(value), ..addition.clone() }
+        });
+        Self::new(self.remove.to_vec(), add.collect())
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.add.is_empty()

@@ -8,7 +8,7 @@ use xds_proto::field::FieldError;
 
 use super::rare::{self, MetadataPath, Rare};
 use super::time::TimeFormat;
-use super::{Context, Kind, Piece, grpc, push};
+use super::{Context, Flags, Kind, Piece, grpc, push};
 
 /// What stands between two percent signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,9 @@ pub(super) enum Operator {
     Rare(Rare),
     Address(Address, Part),
     Text(Text),
+    Flags {
+        is_long: bool,
+    },
     Number(Number),
     Protocol(Side),
     LocalReplyBody,
@@ -85,8 +88,6 @@ pub(super) enum Part {
 pub(super) enum Text {
     Cluster,
     Details,
-    Flags,
-    FlagsLong,
     Hostname,
     LogType,
     RouteName,
@@ -246,8 +247,8 @@ fn plain(name: &str) -> Option<Operator> {
         "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Operator::Text(Text::Cluster),
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => Operator::Text(Text::TransportFailure),
         "RESPONSE_CODE_DETAILS" => Operator::Text(Text::Details),
-        "RESPONSE_FLAGS" => Operator::Text(Text::Flags),
-        "RESPONSE_FLAGS_LONG" => Operator::Text(Text::FlagsLong),
+        "RESPONSE_FLAGS" => Operator::Flags { is_long: false },
+        "RESPONSE_FLAGS_LONG" => Operator::Flags { is_long: true },
         "ACCESS_LOG_TYPE" => Operator::Text(Text::LogType),
         "CONNECTION_TERMINATION_DETAILS" => Operator::Text(Text::TerminationDetails),
         "ROUTE_NAME" => Operator::Text(Text::RouteName),
@@ -326,7 +327,13 @@ impl Operator {
             Self::Address(address, part) => {
                 address.of(context).map(|address| part.write(address, out)).is_some()
             }
-            Self::Text(Text::FlagsLong) => {
+            // Envoy writes a dash where no flag is set.
+            Self::Flags { .. } if context.flags.is_empty() => write_text("-", out),
+            Self::Flags { is_long: false } => {
+                push(out, format_args!("{}", context.flags));
+                true
+            }
+            Self::Flags { is_long: true } => {
                 write_long_flags(context.flags, out);
                 true
             }
@@ -362,12 +369,9 @@ fn write_decoded(text: &str, out: &mut String) -> bool {
     write_text(&String::from_utf8_lossy(&decoded), out)
 }
 
-/// Envoy's names of response flags; a dash where there is none.
-fn write_long_flags(flags: &str, out: &mut String) {
-    if flags.is_empty() {
-        out.push('-');
-    }
-    for (index, flag) in flags.split(',').enumerate() {
+/// Envoy's names of response flags.
+fn write_long_flags(flags: Flags<'_>, out: &mut String) {
+    for (index, flag) in flags.iter().enumerate() {
         if index > 0 {
             out.push(',');
         }
@@ -377,6 +381,7 @@ fn write_long_flags(flags: &str, out: &mut String) {
             "DPE" => "DownstreamProtocolError",
             "DT" => "DurationTimeout",
             "FI" => "FaultInjected",
+            "LH" => "FailedLocalHealthCheck",
             "NC" => "NoClusterFound",
             "NR" => "NoRouteFound",
             "OM" => "OverloadManagerTerminated",
@@ -472,9 +477,6 @@ impl Text {
         match self {
             Self::Cluster => context.cluster,
             Self::Details => context.details,
-            // Envoy writes a dash where no flag is set.
-            Self::Flags if context.flags.is_empty() => "-",
-            Self::Flags | Self::FlagsLong => context.flags,
             Self::LogType if context.log_type.is_empty() => "NotSet",
             Self::LogType => context.log_type,
             Self::Hostname => context.hostname,

@@ -9,9 +9,6 @@ use xds_proto::field::FieldError;
 pub trait Lookup: fmt::Debug {
     /// Appends what is asked for; says whether there is such a thing.
     fn write(&self, asked: &Rare, out: &mut String) -> bool;
-
-    /// What filters left.
-    fn metadata(&self, asked: &MetadataPath) -> Option<Left<'_>>;
 }
 
 /// What filters left under a name.

@@ -145,7 +145,7 @@ impl LogFilter {
             }
             Self::Flags(flags) if flags.is_empty() => !context.flags.is_empty(),
             Self::Flags(flags) => {
-                context.flags.split(',').any(|flag| flags.iter().any(|wanted| **wanted == *flag))
+                context.flags.iter().any(|flag| flags.iter().any(|wanted| **wanted == *flag))
             }
             Self::Header(matcher) => context.request_headers.is_some_and(|headers| {
                 matcher.matches(&HeaderView {
@@ -162,12 +162,10 @@ impl LogFilter {
                 let bit = 1_u32.checked_shl(context.grpc_status()).unwrap_or(0);
                 (statuses & bit != 0) != *excludes
             }
-            Self::Metadata { path, test, inverts, if_absent } => {
-                match context.lookup.and_then(|lookup| lookup.metadata(path)) {
-                    Some(Left::One(value)) => test.matches(Some(value)) != *inverts,
-                    Some(Left::All(_)) | None => *if_absent,
-                }
-            }
+            Self::Metadata { path, test, inverts, if_absent } => match context.left(path) {
+                Some(Left::One(value)) => test.matches(Some(value)) != *inverts,
+                Some(Left::All(_)) | None => *if_absent,
+            },
             Self::LogType { types, excludes } => {
                 types.iter().any(|kind| **kind == *context.log_type) != *excludes
             }
@@ -278,6 +276,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::format::Flags;
 
     fn template(text: &str) -> Template {
         Template::compile(text).unwrap()
@@ -318,7 +317,7 @@ mod tests {
         let context = Context {
             response_code: Some(503),
             duration: Some(Duration::from_millis(20)),
-            flags: "UF,URX",
+            flags: Flags { noted: &[], ends: ["UF", "URX"] },
             ..Context::default()
         };
         let failed = LogFilter::Status(Comparison::AtLeast(500));

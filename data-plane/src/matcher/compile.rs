@@ -2,21 +2,25 @@
 
 use std::net::IpAddr;
 
+use prost::{Message, Name};
 use xds_proto::convert::millionths;
 use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::config::route::v3 as route;
 use xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use xds_proto::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
+use xds_proto::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use xds_proto::envoy::r#type::matcher::v3 as matcher;
 use xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
+use xds_proto::xds::r#type::matcher::v3 as xds;
 
 use crate::matcher::cidr::Cidr;
 use crate::matcher::header::{HeaderMatcher, HeaderTest, MatchedName};
 use crate::matcher::metadata::{MetadataMatcher, ValueMatcher};
 use crate::matcher::query::{QueryMatcher, QueryTest};
 use crate::matcher::regex::{Regex, RegexRewrite};
+use crate::matcher::uri_template::UriTemplate;
 use crate::matcher::{Pattern, StringMatcher};
 
 /// A regular expression. Which engine is asked for changes nothing: there is one.
@@ -59,6 +63,25 @@ pub(crate) fn string(message: matcher::StringMatcher) -> Result<StringMatcher, F
         MatchPattern::Custom(_) => return Err(FieldError::unsupported()).at("custom"),
     };
     Ok(StringMatcher::new(pattern, ignore_case))
+}
+
+/// A text to compare with, as matcher trees have it.
+pub(crate) fn xds_string(message: xds::StringMatcher) -> Result<StringMatcher, FieldError> {
+    use matcher::string_matcher::MatchPattern as Same;
+    use xds::string_matcher::MatchPattern;
+    fields!(message: xds::StringMatcher, read: [match_pattern, ignore_case], ignore: [], refuse: []);
+    let pattern = match required(match_pattern, "match_pattern")? {
+        MatchPattern::Exact(text) => Same::Exact(text),
+        MatchPattern::Prefix(text) => Same::Prefix(text),
+        MatchPattern::Suffix(text) => Same::Suffix(text),
+        MatchPattern::Contains(text) => Same::Contains(text),
+        MatchPattern::SafeRegex(expression) => Same::SafeRegex(matcher::RegexMatcher {
+            regex: expression.regex,
+            ..matcher::RegexMatcher::default()
+        }),
+        MatchPattern::Custom(_) => return Err(FieldError::unsupported()).at("custom"),
+    };
+    string(matcher::StringMatcher { match_pattern: Some(pattern), ignore_case })
 }
 
 /// A condition on a header.
@@ -152,6 +175,32 @@ pub(crate) fn path(message: matcher::PathMatcher) -> Result<StringMatcher, Field
     }
 }
 
+/// A template of a path (`envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig`).
+pub(crate) fn uri_template(policy: core::TypedExtensionConfig) -> Result<UriTemplate, FieldError> {
+    let config: UriTemplateMatchConfig = path_policy(policy)?;
+    fields!(config: UriTemplateMatchConfig, read: [path_template], ignore: [], refuse: []);
+    let template = required_text(path_template, "path_template");
+    template
+        .and_then(|template| UriTemplate::parse(&template).at("path_template"))
+        .at("typed_config")
+}
+
+/// What an extension for paths is told.
+pub(crate) fn path_policy<M: Message + Name + Default>(
+    policy: core::TypedExtensionConfig,
+) -> Result<M, FieldError> {
+    let config = required(policy.typed_config, "typed_config")?;
+    if config.type_url != M::type_url() {
+        let name = config.type_url.rsplit('/').next().unwrap_or_default();
+        let reason = format!("unknown path policy {name:?}");
+        return Err(FieldError::invalid(reason)).at("type_url").at("typed_config");
+    }
+    M::decode(config.value.as_slice())
+        .map_err(|error| FieldError::invalid(error.to_string()))
+        .at("value")
+        .at("typed_config")
+}
+
 /// A fraction in millionths.
 pub(crate) fn fraction(message: core::RuntimeFractionalPercent) -> Result<u32, FieldError> {
     fields!(message: core::RuntimeFractionalPercent,
@@ -178,12 +227,13 @@ pub(crate) fn metadata(message: matcher::MetadataMatcher) -> Result<MetadataMatc
     Ok(MetadataMatcher {
         namespace: required_text(filter, "filter")?.into(),
         path: path.into(),
-        test: value_test(required(value, "value")?).at("value")?,
+        test: self::value(required(value, "value")?).at("value")?,
         invert,
     })
 }
 
-fn value_test(message: matcher::ValueMatcher) -> Result<ValueMatcher, FieldError> {
+/// A condition on a value of the metadata.
+pub(crate) fn value(message: matcher::ValueMatcher) -> Result<ValueMatcher, FieldError> {
     use matcher::value_matcher::MatchPattern as Test;
     Ok(match required(message.match_pattern, "match_pattern")? {
         Test::NullMatch(_) => ValueMatcher::Null,
@@ -200,13 +250,13 @@ fn value_test(message: matcher::ValueMatcher) -> Result<ValueMatcher, FieldError
         Test::ListMatch(list) => {
             use matcher::list_matcher::MatchPattern as Items;
             match required(list.match_pattern, "match_pattern").at("list_match")? {
-                Items::OneOf(test) => ValueMatcher::AnyItem(Box::new(
-                    value_test(*test).at("one_of").at("list_match")?,
-                )),
+                Items::OneOf(test) => {
+                    ValueMatcher::AnyItem(Box::new(value(*test).at("one_of").at("list_match")?))
+                }
             }
         }
         Test::OrMatch(or) => {
-            let tests = each(or.value_matchers, "value_matchers", value_test).at("or_match")?;
+            let tests = each(or.value_matchers, "value_matchers", value).at("or_match")?;
             ValueMatcher::Or(tests.into())
         }
     })
@@ -252,6 +302,21 @@ mod tests {
             "string_match: {safe_regex: {regex: '^$'}}, treat_missing_header_as_empty: true",
             None
         ));
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused() {
+        const MATCH: &str = "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
+        for (yaml, want) in [
+            ("{name: x}".to_owned(), "typed_config: required"),
+            (
+                format!("{{name: x, typed_config: {{'@type': {MATCH}, path_template: x}}}}"),
+                "typed_config.path_template: must begin with /",
+            ),
+        ] {
+            let error = uri_template(json::from_yaml(&yaml).unwrap()).unwrap_err();
+            assert_eq!(error.to_string(), want);
+        }
     }
 
     #[test]

@@ -94,6 +94,19 @@ impl MatchedName {
         })
     }
 
+    /// The value, several lines joined with a comma; none when there is no line.
+    pub fn joined<'a>(&self, view: &HeaderView<'a>) -> Option<Cow<'a, [u8]>> {
+        let text = match self {
+            Self::Method => view.method.map(Method::as_str),
+            Self::Path => view.path,
+            Self::Authority => view.host,
+            Self::Scheme => view.scheme,
+            Self::Never => None,
+            Self::Header { name, .. } => return joined(view.headers, name),
+        };
+        text.map(|text| Cow::Borrowed(text.as_bytes()))
+    }
+
     /// Whether a line of it passes the test; none when there is no line.
     fn any(&self, view: &HeaderView<'_>, test: &HeaderTest) -> Option<bool> {
         let text = match self {
@@ -103,23 +116,29 @@ impl MatchedName {
             Self::Scheme => view.scheme,
             Self::Never => None,
             Self::Header { name, is_one_line } => {
+                if *is_one_line {
+                    return joined(view.headers, name).map(|value| test.matches(&value));
+                }
                 let mut lines = view.headers.get_all(name).iter();
                 let first = lines.next()?.as_bytes();
-                if !is_one_line {
-                    let mut rest = lines.map(|line| line.as_bytes());
-                    return Some(test.matches(first) || rest.any(|line| test.matches(line)));
-                }
-                let mut joined = Cow::Borrowed(first);
-                for line in lines {
-                    let joined = joined.to_mut();
-                    joined.push(b',');
-                    joined.extend_from_slice(line.as_bytes());
-                }
-                return Some(test.matches(&joined));
+                let mut rest = lines.map(|line| line.as_bytes());
+                return Some(test.matches(first) || rest.any(|line| test.matches(line)));
             }
         };
         text.map(|text| test.matches(text.as_bytes()))
     }
+}
+
+/// The lines of a header, joined with a comma; none where there is none.
+pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = headers.get_all(name).iter();
+    let mut joined = Cow::Borrowed(lines.next()?.as_bytes());
+    for line in lines {
+        let joined = joined.to_mut();
+        joined.push(b',');
+        joined.extend_from_slice(line.as_bytes());
+    }
+    Some(joined)
 }
 
 impl HeaderMatcher {

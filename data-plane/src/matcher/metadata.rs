@@ -1,38 +1,9 @@
-//! What filters leave for one another (Envoy's dynamic metadata), and conditions on it.
+//! Conditions on what filters leave for one another.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::StringMatcher;
-
-/// Values by namespace, which is the name of the filter that leaves them.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Metadata(BTreeMap<Box<str>, Map<String, Value>>);
-
-impl Metadata {
-    /// Whether nobody left anything.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The values of a namespace.
-    pub fn namespace(&self, name: &str) -> Option<&Map<String, Value>> {
-        self.0.get(name)
-    }
-
-    /// The value at a path below a namespace.
-    pub fn value(&self, namespace: &str, path: &[Box<str>]) -> Option<&Value> {
-        let (first, rest) = path.split_first()?;
-        let value = self.0.get(namespace)?.get(&**first)?;
-        rest.iter().try_fold(value, |value, key| value.get(&**key))
-    }
-
-    /// Adds values to a namespace; those of the same keys are replaced.
-    pub fn merge(&mut self, namespace: &str, values: Map<String, Value>) {
-        self.0.entry(namespace.into()).or_default().extend(values);
-    }
-}
+use crate::metadata::Metadata;
 
 /// A condition on a value of the metadata (`envoy.type.matcher.v3.MetadataMatcher`).
 #[derive(Debug, Clone)]
@@ -139,12 +110,5 @@ mod tests {
             let message = xds_proto::json::from_yaml(&format!("{{filter: f, {test}}}")).unwrap();
             assert_eq!(compile::metadata(message).unwrap().matches(&metadata), want, "{test}");
         }
-    }
-
-    #[test]
-    fn later_values_replace_those_of_the_same_keys() {
-        let mut metadata = metadata(json!({"a": 1, "b": 2}));
-        metadata.merge("f", Map::from_iter([("a".to_owned(), json!(3))]));
-        assert_eq!(metadata.namespace("f").unwrap(), json!({"a": 3, "b": 2}).as_object().unwrap());
     }
 }

@@ -308,11 +308,6 @@ impl Connection {
         }
     }
 
-    /// Whether the connection is asked to end.
-    pub(super) fn is_draining(&self) -> bool {
-        self.says_close.get()
-    }
-
     /// Waits until the connection is asked to end.
     pub async fn drained(&self) {
         self.drain.cancelled().await;

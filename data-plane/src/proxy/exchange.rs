@@ -20,7 +20,7 @@ use crate::cluster::endpoints::Endpoint;
 use crate::cluster::pool::Link;
 use crate::filtering::is_grpc;
 use crate::filtering::stage::Notes;
-use crate::format::Context;
+use crate::format::{Context, Flags};
 use crate::listener::FilterChain;
 use crate::listener::routing::FilterPlace;
 use crate::listener::scopes::ScopeNumber;
@@ -49,6 +49,8 @@ pub(super) struct Exchange {
     pub(super) uri: Uri,
     /// The headers as they were sent upstream; before that, as they came.
     pub(super) headers: HeaderMap,
+    /// The method as it was sent upstream: filters may change it.
+    pub(super) sent_method: Method,
     /// Path and query as they were sent upstream.
     pub(super) sent_uri: Option<Uri>,
     pub(super) host: Option<HeaderValue>,
@@ -136,6 +138,7 @@ impl Exchange {
             is_grpc: is_grpc(&head.headers),
             uri: head.uri.clone(),
             headers: HeaderMap::new(),
+            sent_method: head.method.clone(),
             sent_uri: None,
             host: None,
             origin: None,
@@ -187,6 +190,7 @@ impl Exchange {
     /// Notes the request as it goes upstream.
     pub(super) fn note_sent(&mut self, head: &request::Parts) {
         self.headers = head.headers.clone();
+        self.sent_method.clone_from(&head.method);
         self.sent_uri = Some(head.uri.clone());
     }
 
@@ -237,7 +241,7 @@ impl Exchange {
         self.headers.get(USER_AGENT)
     }
 
-    /// What format strings read, without flags.
+    /// What format strings read.
     pub(super) fn context(&self) -> Context<'_> {
         let facts = &self.connection.facts;
         let client = self.origin.map_or(facts.remote, |origin| origin.client);
@@ -278,6 +282,8 @@ impl Exchange {
             is_grpc: self.is_grpc,
             is_health_check: self.notes.is_health_check,
             lookup: Some(self),
+            flags: self.flags(),
+            metadata: Some(&self.notes.metadata),
             ..Context::default()
         }
     }
@@ -297,11 +303,10 @@ impl Exchange {
     }
 
     /// Envoy's flags of what went wrong.
-    pub(super) fn flags(&self) -> String {
+    pub(super) fn flags(&self) -> Flags<'_> {
         let own = self.why.map_or("", |why| why.facts().flag);
-        let exhausted = self.is_exhausted.then(|| Why::RetriesExhausted.facts().flag);
-        let all = self.notes.flags.iter().copied().chain(exhausted).chain([own]);
-        all.filter(|flag| !flag.is_empty()).collect::<Vec<_>>().join(",")
+        let exhausted = if self.is_exhausted { Why::RetriesExhausted.facts().flag } else { "" };
+        Flags { noted: &self.notes.flags, ends: [exhausted, own] }
     }
 
     /// Why a response that began did not end, if so.

@@ -12,10 +12,10 @@ use super::forward;
 use super::reply::Local;
 use super::selection;
 use crate::body::Body;
-use crate::filtering::Verdict;
+use crate::chain::Passage;
 use crate::filtering::on_demand::MissingHost;
 use crate::filtering::stage::{Notes, Proxy, Stage};
-use crate::format::Context;
+use crate::format::{Context, Flags};
 use crate::listener::FilterChain;
 use crate::listener::routing::FilterPlace;
 use crate::route::action::{Action, ClusterChoice, Forward, WeightedCluster};
@@ -24,7 +24,7 @@ use crate::route::{Found, NotFound};
 /// The route of a request, if there is one, and the chance by which clusters are picked.
 pub(super) type Way<'a> = (Result<&'a Found<'a>, NotFound>, u64);
 
-/// Runs the filters on the way in.
+/// Runs the filters on the way in, from a slot on.
 ///
 /// # Errors
 /// When a limit of the exchange is reached meanwhile.
@@ -32,8 +32,8 @@ pub(super) async fn on_request(
     exchange: &mut Exchange,
     chain: &FilterChain,
     (found, random): Way<'_>,
-    request: &mut Request<Body>,
-) -> Result<Verdict, Local> {
+    (request, from): (&mut Request<Body>, usize),
+) -> Result<Passage, Local> {
     let has_host = !matches!(found, Err(NotFound::NoVirtualHost));
     let found = found.ok();
     let picked = found.and_then(|found| {
@@ -47,13 +47,12 @@ pub(super) async fn on_request(
     };
     let filters = chain.routing(scope).filters(exchange.filters);
     let Some(filters) = filters.filter(|chain| !chain.is_empty()) else {
-        return Ok(Verdict::Continue);
+        return Ok(Passage::Through);
     };
     let limits = limits(chain, found);
     let mut notes = std::mem::take(&mut exchange.notes);
     let mut stage = stage(exchange, found, &mut notes);
-    let host = exchange.host.clone();
-    let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = exchange.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let table = &chain.routing(scope).routes.table;
     let may_come = !has_host && table.has_discovered_hosts() && !exchange.has_restarted;
     stage.missing_host = may_come.then(|| MissingHost {
@@ -61,12 +60,12 @@ pub(super) async fn on_request(
         table: table.name(),
         host: table.host(host),
     });
-    stage.context.cluster = found.map_or("", |found| cluster(found, picked));
+    stage.facts.cluster = found.map_or("", |found| cluster(found, picked));
     let began = Instant::now();
-    let run = filters.on_request(request, &mut stage);
-    let verdict = limits.hold(|| exchange.progress(began), run).await;
+    let run = filters.on_request((request, from), &mut stage);
+    let passage = limits.hold(|| exchange.progress(began), run).await;
     exchange.notes = notes;
-    verdict.map_err(|expired| forward::expired(exchange, expired))
+    passage.map_err(|expired| forward::expired(exchange, expired))
 }
 
 /// Waits for an answer where nobody gives one, until a limit of the exchange is reached.
@@ -93,7 +92,10 @@ pub(super) async fn on_response(
     let mut notes = std::mem::take(&mut exchange.notes);
     let status = response.status().as_u16();
     let mut stage = stage(exchange, None, &mut notes);
-    stage.context = Context { response_code: Some(status), ..stage.context };
+    stage.facts.response_code = Some(status);
+    if stage.facts.details.is_empty() {
+        stage.facts.details = "via_upstream";
+    }
     filters.on_response(response, &mut stage).await;
     exchange.notes = notes;
 }
@@ -105,15 +107,18 @@ fn stage<'a>(
 ) -> Stage<'a> {
     let connection = &exchange.connection;
     let worker: &'a Rc<_> = connection.worker();
+    // What filters left is in the notes, which are theirs now.
+    let flags = Flags { noted: &[], ..exchange.flags() };
     Stage {
-        context: exchange.context(),
+        facts: Context { flags, metadata: None, ..exchange.context() },
         client: connection.client(),
+        is_forwarded: found.and_then(forwards).is_some(),
         rate_limits: found.map(Found::rate_limits).unwrap_or_default(),
         proxy: Proxy {
             pools: &worker.pools,
             node: &worker.settings.node,
             node_cluster: &worker.settings.node_cluster,
-            is_draining: connection.is_draining(),
+            is_draining: worker.is_ending.get(),
         },
         missing_host: None,
         connection: &connection.states,
@@ -133,7 +138,7 @@ fn cluster<'a>(found: &Found<'a>, picked: Option<&WeightedCluster>) -> &'a str {
     index.and_then(|index| found.virtual_host.cluster_name(index)).map_or("", |name| name)
 }
 
-fn forwards<'a>(found: &Found<'a>) -> Option<&'a Forward> {
+pub(super) fn forwards<'a>(found: &Found<'a>) -> Option<&'a Forward> {
     match &found.route.action {
         Action::Forward(forward) => Some(forward),
         Action::Redirect(_) | Action::Direct(_) => None,

@@ -12,7 +12,7 @@ use super::deadline::{Expired, Limits};
 use super::exchange::{Exchange, TransportFailure, path_of};
 use super::mirror;
 use super::overrides::Overrides;
-use super::reply::Local;
+use super::reply::{self, Local};
 use super::selection::{choose, hash_view, observed, select};
 use super::timeouts::{self, milliseconds, say_stream_limit, say_timeout};
 use crate::body::kept::Kept;
@@ -27,10 +27,10 @@ use crate::cluster::proxy_protocol::Ends;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::matcher::header::HeaderView;
+use crate::retry::{Failure, Outcome, RetryPolicy};
 use crate::route::Found;
 use crate::route::action::{Forward, WeightedCluster};
 use crate::route::linked::LinkedRoutes;
-use crate::route::retry::{Failure, Outcome, RetryPolicy};
 use crate::telemetry::stats::UpstreamFailureKind;
 use crate::telemetry::why::Why;
 
@@ -57,31 +57,67 @@ impl Plan<'_> {
     }
 }
 
-/// Sends a request to the cluster of its route. Gives the response with the route's changes.
+/// Sends a request to the cluster of its route. Gives the response with the route's changes, or a
+/// reply of our own.
 pub(super) async fn forward(
     exchange: &mut Exchange,
     plan: Plan<'_>,
     request: Request<Body>,
-) -> Result<Response<Body>, Local> {
+) -> Response<Body> {
     let view = hash_view(exchange, &request);
     let (cluster, picked) = choose(&plan, &view);
-    let no_cluster = || Local::with_status(Why::NoCluster, plan.forward.cluster_not_found);
-    let Some(cluster) = cluster.map(Arc::clone) else {
-        exchange.headers = request.into_parts().0.headers;
-        return Err(no_cluster());
-    };
     let mut cookies = Vec::new();
-    let selection = select(&plan, &cluster, (picked, &view), &mut cookies);
-    exchange.cluster = Some(Arc::clone(&cluster));
-    let picked_endpoint = pick(exchange, &cluster, &selection);
-    let (mut head, body) = request.into_parts();
-    let endpoint = match picked_endpoint {
-        Ok(endpoint) => endpoint,
-        Err(none) => {
-            exchange.headers = head.headers;
-            return Err(none);
+    let target = match cluster {
+        None => Err(Local::with_status(Why::NoCluster, plan.forward.cluster_not_found)),
+        Some(cluster) => {
+            exchange.cluster = Some(Arc::clone(cluster));
+            let selection = select(&plan, cluster, (picked, &view), &mut cookies);
+            pick(exchange, cluster, &selection).map(|endpoint| Target {
+                cluster: Arc::clone(cluster),
+                selection,
+                endpoint,
+            })
         }
     };
+    let answered = match target {
+        Ok(target) => send(exchange, (plan, picked), target, request).await,
+        Err(local) => {
+            exchange.headers = request.into_parts().0.headers;
+            Err(local)
+        }
+    };
+    match answered {
+        Ok(mut response) => {
+            let cookies = cookies.into_iter().map(|cookie| (SET_COOKIE, cookie));
+            response.headers_mut().extend(cookies);
+            response
+        }
+        Err(local) => {
+            let taken = Some((plan.found, picked));
+            // A filter that broke off the body of the request says why it did.
+            let objection = exchange.notes.objection().map(|reply| *reply);
+            let reply = objection.unwrap_or_else(|| local.into());
+            exchange.notes.details = reply.details;
+            reply::local(exchange, taken, reply.why, reply.response)
+        }
+    }
+}
+
+/// Where a request goes.
+struct Target<'p> {
+    cluster: Arc<Cluster>,
+    selection: Selection<'p>,
+    endpoint: Arc<Endpoint>,
+}
+
+/// Sends a request, more than once if need be.
+async fn send(
+    exchange: &mut Exchange,
+    (plan, picked): (Plan<'_>, Option<&WeightedCluster>),
+    target: Target<'_>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Local> {
+    let (mut head, body) = request.into_parts();
     let overrides = Overrides::take(&mut head.headers, plan.retry);
     let plan = Plan { retry: overrides.retry.as_deref().or(plan.retry), ..plan };
     let limits = overrides.apply(timeouts::limits(&plan, &head.headers));
@@ -96,10 +132,11 @@ pub(super) async fn forward(
         }
         _ => (body, OnceMore::Gone),
     };
+    let Target { cluster, selection, endpoint } = target;
     let mut tries =
         Tries { exchange, plan, cluster, selection, limits, once_more, retries: 0, slot: None };
     let answered = tries.run(Request::from_parts(head, body), endpoint).await;
-    let mut response = answered.map_err(|mut local| {
+    let response = answered.map_err(|mut local| {
         let may_be_nothing = overrides.answers_timeout_with_nothing;
         if may_be_nothing && matches!(local.why, Why::UpstreamTimeout | Why::PerTryTimeout) {
             local.status = Some(StatusCode::NO_CONTENT);
@@ -112,9 +149,6 @@ pub(super) async fn forward(
         }
         local
     })?;
-    for cookie in cookies {
-        response.headers_mut().append(SET_COOKIE, cookie);
-    }
     Ok(finish(exchange, &plan, picked, (response, &limits)))
 }
 
@@ -127,7 +161,7 @@ fn pick(
     let balanced = || cluster.pick(selection).ok_or_else(|| Local::new(Why::NoHealthyEndpoint));
     let Some(asked) = exchange.notes.destination else { return balanced() };
     let is_asked = |endpoint: &&Arc<Endpoint>| {
-        endpoint.config.address == Address::Ip(asked.address)
+        asked.address.is_some_and(|address| endpoint.config.address == Address::Ip(address))
             && matches!(endpoint.health(), Health::Healthy | Health::Degraded)
     };
     match cluster.endpoints.iter().find(is_asked) {
@@ -325,7 +359,7 @@ impl Tries<'_, '_> {
         };
         let exchange = &self.exchange;
         let mut copy = Request::new(body);
-        *copy.method_mut() = exchange.method.clone();
+        *copy.method_mut() = exchange.sent_method.clone();
         *copy.uri_mut() = exchange.sent_uri.clone()?;
         *copy.version_mut() = exchange.version;
         copy.headers_mut().clone_from(&exchange.headers);
@@ -483,19 +517,18 @@ impl Tries<'_, '_> {
         // was closed as the request went out (RFC 9110 section 9.2.2 allows the second try).
         let was_stale = error.reason == UpstreamFailure::ReusedClosed && is_idempotent;
         let is_unprocessed = unsent.is_some() || error.reason.is_unprocessed() || was_stale;
-        let before = unsent.is_some();
-        let (why, failure) = match error.reason {
+        let failure = error.reason.outcome(unsent.is_some());
+        let why = match error.reason {
             UpstreamFailure::Connect | UpstreamFailure::ConnectTimeout => {
-                (Why::UpstreamConnectFailed, Failure::Connect)
+                Why::UpstreamConnectFailed
             }
-            UpstreamFailure::Tls => (Why::UpstreamTlsFailed, Failure::Connect),
-            UpstreamFailure::Overflow => (Why::UpstreamOverflow, Failure::Overflow),
-            UpstreamFailure::Refused => (Why::UpstreamReset, Failure::RefusedStream),
-            UpstreamFailure::Reset => (Why::UpstreamReset, reset(before)),
-            UpstreamFailure::Closed => (Why::UpstreamClosed, reset(before)),
-            UpstreamFailure::ReusedClosed => (Why::ReusedConnectionClosed, reset(before)),
-            UpstreamFailure::Protocol => (Why::UpstreamProtocolError, Failure::Reset),
-            UpstreamFailure::Request => (Why::BadRequest, Failure::Reset),
+            UpstreamFailure::Tls => Why::UpstreamTlsFailed,
+            UpstreamFailure::Overflow => Why::UpstreamOverflow,
+            UpstreamFailure::Refused | UpstreamFailure::Reset => Why::UpstreamReset,
+            UpstreamFailure::Closed => Why::UpstreamClosed,
+            UpstreamFailure::ReusedClosed => Why::ReusedConnectionClosed,
+            UpstreamFailure::Protocol => Why::UpstreamProtocolError,
+            UpstreamFailure::Request => Why::BadRequest,
         };
         Ok(Miss { why, failure, unsent, is_unprocessed })
     }
@@ -532,8 +565,4 @@ pub(super) fn expired(exchange: &Exchange, expired: Expired) -> Local {
         Expired::Request => Local::new(Why::RequestTimeout),
         Expired::Stream => Local::with_status(Why::StreamTimeout, status),
     }
-}
-
-fn reset(before_request: bool) -> Failure {
-    if before_request { Failure::ResetBeforeRequest } else { Failure::Reset }
 }

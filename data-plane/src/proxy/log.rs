@@ -18,9 +18,7 @@ pub(super) fn write(exchange: &Exchange, took: Duration) {
         worker.log(file, |out| line(exchange, took, out));
     }
     let Some(chain) = exchange.view.chain().filter(|chain| !chain.logs.is_empty()) else { return };
-    let flags = exchange.flags();
     let context = Context {
-        flags: &flags,
         log_type: "DownstreamEnd",
         duration: Some(took),
         response_duration: exchange.answered_at.map(|at| at.duration_since(exchange.started)),
@@ -54,8 +52,12 @@ fn line(exchange: &Exchange, took: Duration, out: &mut String) {
     line.number("status", exchange.head.as_ref().map_or(0, |head| head.status.as_u16().into()));
     let grpc_status = exchange.head.as_ref().and_then(|head| head.grpc_status.as_ref());
     line.header("grpc_status", grpc_status);
+    let flags = exchange.flags();
+    if !flags.is_empty() {
+        line.key("flags");
+        line.display(flags);
+    }
     if exchange.why.is_some() || exchange.is_exhausted {
-        line.text("flags", &exchange.flags());
         let why = if exchange.is_exhausted { Some(Why::RetriesExhausted) } else { exchange.why };
         line.text("why", why.map_or("", Why::name));
     }

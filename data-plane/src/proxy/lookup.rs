@@ -7,8 +7,7 @@ use tokio::time::Instant;
 use super::connection::{ChainView, Connection};
 use super::exchange::{Exchange, socket_address};
 use crate::cluster::endpoints::Endpoint;
-use crate::filtering::stage::Notes;
-use crate::format::rare::{Left, Lookup, MetadataPath, Moment, Peer, Rare};
+use crate::format::rare::{Lookup, Moment, Peer, Rare};
 use crate::tls::identity::Identity;
 
 impl Lookup for Exchange {
@@ -31,10 +30,6 @@ impl Lookup for Exchange {
             }
         }
     }
-
-    fn metadata(&self, asked: &MetadataPath) -> Option<Left<'_>> {
-        left(&self.notes, asked)
-    }
 }
 
 impl Exchange {
@@ -46,14 +41,6 @@ impl Exchange {
             Moment::ResponseEnded => self.response.completed_at(),
         }
     }
-}
-
-/// What filters left in `notes`.
-pub(super) fn left<'a>(notes: &'a Notes, asked: &MetadataPath) -> Option<Left<'a>> {
-    if asked.path.is_empty() {
-        return notes.metadata.namespace(&asked.namespace).map(Left::All);
-    }
-    notes.metadata.value(&asked.namespace, &asked.path).map(Left::One)
 }
 
 /// What is known of a connection alone.

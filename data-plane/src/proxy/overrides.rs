@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::deadline::Limits;
 use crate::matcher::header::{HeaderMatcher, HeaderTest, MatchedName};
-use crate::route::retry::{RetryOn, RetryPolicy};
+use crate::retry::{RetryOn, RetryPolicy};
 
 const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 const PER_TRY_TIMEOUT: HeaderName =

@@ -1,13 +1,19 @@
 //! Replies that the proxy makes itself, as Envoy makes them.
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use std::rc::Rc;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+use super::exchange::Exchange;
 use super::forward::ATTEMPT_COUNT;
-use crate::body::Body;
-use crate::filtering::{grpc_status, percent_encode, text};
+use crate::body::{Body, Deadlines};
+use crate::filtering::{Reply, grpc_status, percent_encode, text};
+use crate::format::Context;
 use crate::guard::Refused;
 use crate::listener::local_reply::Draft;
+use crate::route::Found;
+use crate::route::action::WeightedCluster;
 use crate::telemetry::why::Why;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -62,6 +68,75 @@ impl Local {
     }
 }
 
+impl From<Local> for Reply {
+    fn from(local: Local) -> Self {
+        Self::new(local.why, local.respond())
+    }
+}
+
+/// The route that a request took, and its place among several clusters.
+pub(super) type Taken<'a> = Option<(&'a Found<'a>, Option<&'a WeightedCluster>)>;
+
+/// A reply of our own: noted, with what the route adds to its responses, and in its final shape.
+pub(super) fn local(
+    exchange: &mut Exchange,
+    taken: Taken<'_>,
+    why: Why,
+    mut response: Response<Body>,
+) -> Response<Body> {
+    note(exchange, why);
+    if let Some((found, picked)) = taken {
+        decorate(exchange, (found, picked), &mut response);
+    }
+    let rules = exchange.view.chain().map(|chain| &chain.config.http.local_replies);
+    let rules = rules.filter(|rules| !rules.is_empty());
+    let response = shape(response, why, exchange.is_grpc, |draft| {
+        if let Some(rules) = rules {
+            let duration = Some(exchange.started.elapsed());
+            let context = Context { duration, ..exchange.context() };
+            rules.rewrite(draft, &context);
+        }
+    });
+    watched(exchange, response)
+}
+
+/// A reply of our own that goes out as it is.
+pub(super) fn last(exchange: &mut Exchange, why: Why, response: Response<Body>) -> Response<Body> {
+    note(exchange, why);
+    watched(exchange, response)
+}
+
+fn note(exchange: &mut Exchange, why: Why) {
+    exchange.why = Some(why);
+    // Who counted on an upgrade may have sent what is no request.
+    exchange.ends_connection |= why == Why::UpgradeRefused;
+    exchange.count_local_reply(why);
+}
+
+fn watched(exchange: &Exchange, response: Response<Body>) -> Response<Body> {
+    let meter = Rc::clone(&exchange.response);
+    response.map(|body| body.watched(meter, Deadlines::default()))
+}
+
+/// Adds what the route adds to its responses. What the reply has of its own counts more.
+fn decorate(
+    exchange: &Exchange,
+    (found, picked): (&Found<'_>, Option<&WeightedCluster>),
+    response: &mut Response<Body>,
+) {
+    let mut headers = HeaderMap::new();
+    // In Envoy, too, there is no status yet.
+    found.mutate_response(&mut headers, picked, &exchange.context());
+    for (name, value) in std::mem::take(response.headers_mut()).iter() {
+        if *name == CONTENT_TYPE {
+            headers.entry(name).or_insert_with(|| value.clone());
+        } else {
+            headers.append(name, value.clone());
+        }
+    }
+    *response.headers_mut() = headers;
+}
+
 /// A reply of our own as the listener wants it (`rules`), and then as the client's protocol has
 /// it: for gRPC of trailers alone (gRPC over HTTP/2, "Trailers-Only").
 pub(super) fn shape(
@@ -79,6 +154,9 @@ pub(super) fn shape(
     let (status, text) = (draft.status, draft.body);
     if !is_grpc {
         head.status = status;
+        if text.is_empty() {
+            head.headers.remove(CONTENT_TYPE);
+        }
         return Response::from_parts(head, Body::full(text));
     }
     if head.headers.contains_key(GRPC_STATUS) {

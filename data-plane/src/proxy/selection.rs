@@ -11,7 +11,7 @@ use super::forward::Plan;
 use crate::body::Body;
 use crate::cluster::Cluster;
 use crate::cluster::balancer::Selection;
-use crate::cluster::failure::{UpstreamError, UpstreamFailure};
+use crate::cluster::failure::UpstreamError;
 use crate::cluster::outlier::Observed;
 use crate::matcher::hash::HashView;
 use crate::route::action::{ClusterChoice, Draw, Forward, WeightedCluster};
@@ -90,17 +90,7 @@ pub(super) fn observed(
 ) -> Option<Observed> {
     match sent {
         Ok(Ok(response)) => Some(Observed::Answer(outcome(response))),
-        Ok(Err(error)) => match error.reason {
-            UpstreamFailure::Overflow | UpstreamFailure::Request => None,
-            UpstreamFailure::ConnectTimeout => Some(Observed::TimedOut),
-            UpstreamFailure::Connect
-            | UpstreamFailure::Tls
-            | UpstreamFailure::Reset
-            | UpstreamFailure::Refused
-            | UpstreamFailure::Closed
-            | UpstreamFailure::ReusedClosed
-            | UpstreamFailure::Protocol => Some(Observed::Failed),
-        },
+        Ok(Err(error)) => Observed::failure(error.reason),
         Err(Expired::Response | Expired::PerTry) => Some(Observed::TimedOut),
         Err(Expired::Idle | Expired::Request | Expired::Stream) => None,
     }
@@ -121,6 +111,7 @@ fn outcome(response: &Response<Body>) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::failure::UpstreamFailure;
 
     #[test]
     fn a_grpc_status_counts_as_the_status_that_it_means() {

@@ -18,8 +18,8 @@ use crate::cluster::endpoints::Endpoint;
 use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::proxy_protocol::Ends;
 use crate::cluster::tunnel::Tunnel;
-use crate::format::Context;
-use crate::format::rare::{Left, Lookup, MetadataPath, Rare};
+use crate::format::rare::{Lookup, Rare};
+use crate::format::{Context, Flags};
 use crate::listener::FilterChain;
 use crate::listener::tcp::TcpConfig;
 use crate::route::HostNumber;
@@ -150,7 +150,7 @@ impl Session {
             bytes_sent: self.sent.bytes(),
             server_name: facts.server_name.as_deref().unwrap_or_default(),
             tls_version: self.connection.tls_version.get(),
-            flags: self.why.map_or("", |why| why.facts().flag),
+            flags: Flags { noted: &[], ends: [self.why.map_or("", |why| why.facts().flag), ""] },
             termination_details: details,
             hostname: &self.connection.worker().settings.hostname,
             log_type: "TcpConnectionEnd",
@@ -167,10 +167,6 @@ impl Session {
 impl Lookup for Session {
     fn write(&self, asked: &Rare, out: &mut String) -> bool {
         lookup::of_connection(&self.connection, &self.view, asked, out)
-    }
-
-    fn metadata(&self, _: &MetadataPath) -> Option<Left<'_>> {
-        None
     }
 }
 

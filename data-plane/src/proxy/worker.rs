@@ -1,6 +1,6 @@
 //! What the requests of one worker share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,6 +47,8 @@ pub struct Worker {
     pub settings: WorkerSettings,
     /// Tasks of the worker.
     pub tasks: TaskTracker,
+    /// Whether the proxy is about to end: those who ask for its health are to send others no more.
+    pub is_ending: Cell<bool>,
     snapshots: RefCell<SnapshotReader>,
     log: Option<WorkerLog>,
     log_waits: Notify,
@@ -61,6 +63,7 @@ impl Worker {
             pools: Pools::new(tasks.clone()),
             settings,
             tasks,
+            is_ending: Cell::new(false),
             snapshots: RefCell::new(snapshots.reader()),
             log,
             log_waits: Notify::new(),

@@ -10,13 +10,13 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use super::RequestView;
 use super::mirror::MirrorPolicy;
 use super::redirect::Redirect;
-use super::retry::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite};
 use crate::chain::overrides::FilterSet;
 use crate::cluster::labels::Labels;
 use crate::filtering::rate_limit::RateLimit;
 use crate::format::mutation::HeaderMutations;
 use crate::matcher::hash::HashPolicy;
+use crate::retry::RetryPolicy;
 
 /// The action of a route (`Route.action`).
 #[derive(Debug)]

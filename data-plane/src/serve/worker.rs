@@ -88,6 +88,7 @@ impl Listeners {
                 Some(Command::Listen { name, socket }) => self.listen(&name, socket),
                 Some(Command::Unlisten { name, within }) => self.unlisten(&name, within),
                 Some(Command::SayClose) => {
+                    self.worker.is_ending.set(true);
                     self.active.values().for_each(|active| active.serving.say_close());
                 }
                 Some(Command::End { within, done }) => {

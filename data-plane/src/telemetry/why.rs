@@ -177,6 +177,9 @@ reasons! {
         "local_rate_limited", "local_rate_limited";
     /// No policy of the `rbac` filter allows the request, or one denies it.
     RbacDenied: "rbac_denied", FORBIDDEN, "7", "", "rbac_access_denied", "RBAC: access denied";
+    /// The body of a gRPC-Web request is not the text that it should be.
+    GrpcWebMalformed: "grpc_web_malformed", BAD_REQUEST, "13", "", "grpc_base_64_decode_failed",
+        "Bad gRPC-web request, invalid base64 data.";
     /// The service that the `ext_authz` filter asks says no.
     AuthorizationDenied: "authorization_denied", None, "", "UAEX", "ext_authz_denied", "";
     /// The service that the `ext_authz` filter asks says nothing that helps.

@@ -15,13 +15,16 @@ mod streams;
 mod tls;
 mod upgrades;
 mod upstream;
+mod verdicts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use gateway_tests::ads::Ads;
 use gateway_tests::authz::Authz;
@@ -71,9 +74,13 @@ impl Case {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_proxy_answers_as_envoy_does() {
-    let all = cases::all().into_iter().chain(replies::all());
-    let all = all.chain(upstream::all()).chain(filters::all());
+    let all = cases::all().into_iter().chain(replies::all()).chain(upstream::all());
     compare("our_proxy_answers_as_envoy_does", all).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_filters_do_as_those_of_envoy_do() {
+    compare("our_filters_do_as_those_of_envoy_do", filters::all()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +150,7 @@ async fn compare(test: &str, all: impl IntoIterator<Item = Case>) {
                 return Err(format!("{}: {error}", case.name));
             }
             let address = SocketAddr::from(([127, 0, 0, 1], port));
-            Ok((node, serve(server, node, (address, &log), &case).await))
+            Ok((node, serve(server, node, (address, &log), (&case, &backends)).await))
         });
         let mut answers = Vec::new();
         for seen in join_all(sides).await {
@@ -172,7 +179,7 @@ fn differences(case: &Case, envoy: &[Seen], node: &str, ours: &[Seen]) -> Vec<St
     pairs
         .map(|((ask, envoy), ours)| {
             let asked = format!("{} {} {} {:?}", ask.method, ask.host, ask.path, ask.headers);
-            format!("{}: {asked}\n   envoy {envoy:#?}\n   {node}  {ours:#?}", case.name)
+            format!("{} on {node}: {asked}{}", case.name, difference(envoy, ours))
         })
         .collect()
 }
@@ -208,11 +215,21 @@ impl Server<'_> {
     }
 }
 
+/// What differs, line by line.
+fn difference(envoy: &Seen, ours: &Seen) -> String {
+    let keys: BTreeSet<_> = envoy.keys().chain(ours.keys()).collect();
+    let differing = keys.into_iter().filter(|key| envoy.get(*key) != ours.get(*key));
+    let show = |side: &Seen, key| side.get(key).map_or("-".into(), Value::to_string);
+    differing
+        .map(|key| format!("\n   {key}: envoy {} | ours {}", show(envoy, key), show(ours, key)))
+        .collect()
+}
+
 async fn serve(
     server: Server<'_>,
     node: &str,
     (address, log): (SocketAddr, &Path),
-    case: &Case,
+    (case, backends): (&Case, &[Backend]),
 ) -> Result<Vec<Seen>> {
     wait::until(&format!("{} on {node}", case.name), Duration::from_secs(20), || async {
         let status = server.node(node).await?;
@@ -229,7 +246,8 @@ async fn serve(
     let mut seen = Vec::new();
     let logs = case.manager.to_string().contains(LOG);
     for (number, one) in case.asks.iter().enumerate() {
-        let one = if logs { one.clone().header("x-ask", &number.to_string()) } else { one.clone() };
+        let one = named(one, backends);
+        let one = if logs { one.header("x-ask", &number.to_string()) } else { one };
         let answer = ask(address, &one).await?;
         let mut answer = comparable(&answer, address);
         if logs {
@@ -238,6 +256,18 @@ async fn serve(
         seen.push(answer);
     }
     Ok(seen)
+}
+
+/// The question with the addresses of backends, in base64, where a header says `@base64 NAME@`.
+fn named(asked: &Ask, backends: &[Backend]) -> Ask {
+    let mut asked = asked.clone();
+    for (_, value) in &mut asked.headers {
+        for (name, backend) in ["a", "b", "c"].iter().zip(backends) {
+            let address = STANDARD.encode(backend.address.to_string());
+            *value = value.replace(&format!("@base64 {name}@"), &address);
+        }
+    }
+    asked
 }
 
 /// What the access logs say of an ask, the last of which logs all.
@@ -304,7 +334,7 @@ fn comparable(answer: &Answer, address: SocketAddr) -> Seen {
             headers.entry(name.as_str()).or_default().push(value);
         }
     }
-    seen.insert("headers".into(), json!(headers));
+    seen.extend(headers.into_iter().map(|(name, lines)| (format!("header {name}"), json!(lines))));
     let body = answer.json();
     if let Some(encoding) = answer.header("content-encoding") {
         seen.insert("body".into(), format!("<{encoding}>").into());
@@ -318,21 +348,21 @@ fn comparable(answer: &Answer, address: SocketAddr) -> Seen {
     for key in ["backend", "method", "path", "body"] {
         seen.insert(format!("upstream {key}"), body[key].clone());
     }
+    if let Some(encoding) = body["headers"].get("content-encoding") {
+        seen.insert("upstream body".into(), format!("<{encoding}>").into());
+    }
     let upstream = body["headers"].as_object().cloned().unwrap_or_default();
-    let upstream: BTreeMap<String, Value> = upstream
-        .into_iter()
-        .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
-        .map(|(name, value)| {
-            if PRESENT.contains(&name.as_str()) {
-                (name, "<set>".into())
-            } else if value == port.as_str() {
-                (name, "<port>".into())
-            } else {
-                (name, value)
-            }
-        })
-        .collect();
-    seen.insert("upstream headers".into(), json!(upstream));
+    let upstream = upstream.into_iter().filter(|(name, _)| !VOLATILE.contains(&name.as_str()));
+    seen.extend(upstream.map(|(name, value)| {
+        let value = if PRESENT.contains(&name.as_str()) {
+            "<set>".into()
+        } else if value == port.as_str() {
+            "<port>".into()
+        } else {
+            value
+        };
+        (format!("upstream header {name}"), value)
+    }));
     seen
 }
 

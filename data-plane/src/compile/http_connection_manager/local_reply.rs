@@ -79,7 +79,7 @@ mod tests {
     use xds_proto::json;
 
     use super::*;
-    use crate::format::Context;
+    use crate::format::{Context, Flags};
     use crate::listener::local_reply::Draft;
 
     fn compiled(yaml: &str) -> Result<LocalReplies, String> {
@@ -87,11 +87,12 @@ mod tests {
     }
 
     /// Status, content type and body of a reply, and the header `x-m`.
-    fn rewritten(replies: &LocalReplies, code: u16, body: &str, flags: &str) -> String {
+    fn rewritten(replies: &LocalReplies, code: u16, body: &str, flag: &'static str) -> String {
         let sent = HeaderMap::from_iter([(
             http::HeaderName::from_static("x-who"),
             HeaderValue::from_static("me"),
         )]);
+        let flags = Flags { noted: &[], ends: [flag, ""] };
         let context =
             Context { flags, path: "/p?q", request_headers: Some(&sent), ..Context::default() };
         let mut headers = HeaderMap::new();

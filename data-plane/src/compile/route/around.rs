@@ -10,9 +10,9 @@ use xds_proto::google::protobuf::Any;
 use super::mirror;
 use crate::chain::overrides::{self, FilterSet, Levels, OverrideTable};
 use crate::matcher::uri_template::UriTemplate;
+use crate::retry::RetryPolicy;
 use crate::route::action::ClusterIndex;
 use crate::route::mirror::MirrorPolicy;
-use crate::route::retry::RetryPolicy;
 
 /// What the virtual hosts of a route configuration have of it.
 #[derive(Debug, Default)]

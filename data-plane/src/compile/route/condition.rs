@@ -5,7 +5,6 @@ use xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 
-use super::uri_template;
 use crate::matcher::compile as matcher;
 use crate::matcher::regex::{Regex, literal_prefix};
 use crate::matcher::uri_template::UriTemplate;
@@ -21,7 +20,7 @@ pub(super) fn compile(message: RouteMatch) -> Result<(Condition, Option<UriTempl
     let specifier = required(path_specifier, "path_specifier")?;
     let (path, template) = match specifier {
         PathSpecifier::PathMatchPolicy(policy) => {
-            let template = uri_template::matched(policy).at("path_match_policy")?;
+            let template = matcher::uri_template(policy).at("path_match_policy")?;
             let regex = template.regex().at("path_match_policy")?;
             (by_expression(regex, template.pattern()), Some(template))
         }

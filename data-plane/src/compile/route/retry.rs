@@ -9,7 +9,7 @@ use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 
 use crate::matcher::compile as matcher;
-use crate::route::retry::{BackOff, RetryOn, RetryPolicy};
+use crate::retry::{BackOff, RetryOn, RetryPolicy};
 
 const PREVIOUS_HOSTS: &str =
     "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
@@ -25,12 +25,7 @@ pub(super) fn compile(message: route::RetryPolicy) -> Result<RetryPolicy, FieldE
         // refresh_cluster_on_retry: matters only with cluster specifier plugins.
         ignore: [host_selection_retry_max_attempts, refresh_cluster_on_retry],
         refuse: [retry_priority, retry_options_predicates, rate_limited_retry_back_off]);
-    let mut on = RetryOn::default();
-    for name in retry_on.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        if !on.add(name) {
-            return Err(FieldError::invalid(format!("unknown condition {name:?}"))).at("retry_on");
-        }
-    }
+    let on = RetryOn::parse(&retry_on).at("retry_on")?;
     each(retry_host_predicate.iter(), "retry_host_predicate", host_predicate)?;
     let status_codes = each(retriable_status_codes, "retriable_status_codes", |code| {
         u16::try_from(code)
@@ -78,17 +73,8 @@ fn host_predicate(message: &RetryHostPredicate) -> Result<(), FieldError> {
 fn back_off(message: route::retry_policy::RetryBackOff) -> Result<BackOff, FieldError> {
     fields!(message: route::retry_policy::RetryBackOff,
         read: [base_interval, max_interval], ignore: [], refuse: []);
-    let positive = |value: &_| match duration(value)? {
-        zero if zero.is_zero() => Err(FieldError::invalid("must be above zero")),
-        other => Ok(other),
-    };
-    let base = positive(&required(base_interval, "base_interval")?).at("base_interval")?;
-    let max = max_interval.as_ref().map(positive).transpose().at("max_interval")?;
-    let max = max.unwrap_or_else(|| base.saturating_mul(10));
-    if max < base {
-        return Err(FieldError::invalid("must be at least base_interval")).at("max_interval");
-    }
-    Ok(BackOff { base, max })
+    let base = duration(&required(base_interval, "base_interval")?).at("base_interval")?;
+    BackOff::new(base, optional_duration(max_interval.as_ref(), "max_interval")?)
 }
 
 #[cfg(test)]

@@ -11,14 +11,14 @@ use xds_proto::envoy::extensions::compression::gzip::compressor::v3::gzip::Compr
 use xds_proto::envoy::extensions::compression::zstd::compressor::v3::Zstd;
 use xds_proto::envoy::extensions::filters::http::compressor::v3 as api;
 use xds_proto::envoy::extensions::filters::http::compressor::v3::compressor::{
-    CommonDirectionConfig, ResponseDirectionConfig,
+    CommonDirectionConfig, RequestDirectionConfig, ResponseDirectionConfig,
 };
 use xds_proto::envoy::extensions::filters::http::compressor::v3::compressor_per_route::Override;
 use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 use xds_proto::google::protobuf::UInt32Value;
 
-use super::{Compressor, Library, RouteCompressor, Settings};
+use super::{Compressor, Library, Messages, Responses, RouteCompressor, Settings};
 use crate::matcher::compile::string;
 
 /// Shorter responses are not worth it, as Envoy has it.
@@ -46,84 +46,96 @@ const TYPES: [&str; 18] = [
     "application/xhtml+xml",
 ];
 
+#[expect(deprecated, reason = "the old form has what the deprecated field has")]
 pub(super) fn compile(config: api::Compressor) -> Result<Compressor, FieldError> {
     fields!(config: api::Compressor,
         read: [
             content_length, content_type, disable_on_etag_header, remove_accept_encoding_header,
-            runtime_enabled, compressor_library, response_direction_config, choose_first,
+            runtime_enabled, compressor_library, request_direction_config,
+            response_direction_config, choose_first,
         ],
         ignore: [],
-        refuse: [request_direction_config],
+        refuse: [],
     );
     let library = required(compressor_library, "compressor_library")?;
     let library = self::library(library).at("compressor_library")?;
-    let (settings, removes_accept_encoding) = match response_direction_config {
-        Some(response) => direction(response, choose_first).at("response_direction_config")?,
+    let request = request_direction_config.map(self::request).transpose();
+    let response = response_direction_config.unwrap_or_else(|| {
         // The old form, in which the fields stand one level up.
-        None => {
-            let old = CommonDirectionConfig {
-                enabled: runtime_enabled,
-                min_content_length: content_length,
-                ..CommonDirectionConfig::default()
-            };
-            let settings = settings(old, content_type, choose_first)?;
-            let settings = Settings { spares_etag: disable_on_etag_header, ..settings };
-            (settings, remove_accept_encoding_header)
+        let common = CommonDirectionConfig {
+            enabled: runtime_enabled,
+            min_content_length: content_length,
+            content_type,
+            ..CommonDirectionConfig::default()
+        };
+        ResponseDirectionConfig {
+            common_config: Some(common),
+            disable_on_etag_header,
+            remove_accept_encoding_header,
+            ..ResponseDirectionConfig::default()
         }
-    };
-    let settings = Arc::new(settings);
-    Ok(Compressor { library, removes_accept_encoding, is_idle: false, settings })
+    });
+    let removes_accept_encoding = response.remove_accept_encoding_header;
+    let response = self::response(response).at("response_direction_config")?;
+    Ok(Compressor {
+        library,
+        is_enabled: response.messages.is_enabled,
+        removes_accept_encoding,
+        settings: Arc::new(Settings {
+            offer: library.encoding(),
+            is_preferred: choose_first,
+            request: request.at("request_direction_config")?,
+            response,
+        }),
+    })
 }
 
-fn direction(
-    message: ResponseDirectionConfig,
-    prefers_first: bool,
-) -> Result<(Settings, bool), FieldError> {
+fn request(message: RequestDirectionConfig) -> Result<Messages, FieldError> {
+    fields!(message: RequestDirectionConfig, read: [common_config], ignore: [], refuse: []);
+    messages(common_config.unwrap_or_default()).at("common_config")
+}
+
+fn response(message: ResponseDirectionConfig) -> Result<Responses, FieldError> {
     fields!(message: ResponseDirectionConfig,
         read: [
             common_config, disable_on_etag_header, weaken_etag_on_compress,
-            remove_accept_encoding_header, uncompressible_response_codes,
+            uncompressible_response_codes,
         ],
-        ignore: [],
+        // It is read with what routes may change.
+        ignore: [remove_accept_encoding_header],
         refuse: [status_header_enabled]);
     let statuses = each(uncompressible_response_codes, "uncompressible_response_codes", |code| {
         u16::try_from(code)
             .ok()
+            .filter(|code| (200..600).contains(code))
             .and_then(|code| StatusCode::from_u16(code).ok())
-            .ok_or_else(|| FieldError::invalid("must be a status"))
+            .ok_or_else(|| FieldError::invalid("must be 200 to 599"))
     })?;
-    let common = common_config.unwrap_or_default();
-    let settings = Settings {
-        spares_etag: disable_on_etag_header,
+    Ok(Responses {
+        messages: messages(common_config.unwrap_or_default()).at("common_config")?,
+        spares_etag: disable_on_etag_header && !weaken_etag_on_compress,
         weakens_etag: weaken_etag_on_compress,
         spared_statuses: statuses.into(),
-        ..settings(common, Vec::new(), prefers_first).at("common_config")?
-    };
-    Ok((settings, remove_accept_encoding_header))
+    })
 }
 
-/// What both forms have; the caller sets the rest. `types` are those of the old form.
-fn settings(
-    common: CommonDirectionConfig,
-    types: Vec<String>,
-    prefers_first: bool,
-) -> Result<Settings, FieldError> {
+fn messages(common: CommonDirectionConfig) -> Result<Messages, FieldError> {
     fields!(common: CommonDirectionConfig,
         read: [enabled, min_content_length, content_type, content_type_matcher],
         ignore: [],
         refuse: []);
     let matchers = each(content_type_matcher, "content_type_matcher", string)?;
-    let types: Vec<_> = types.into_iter().chain(content_type).map(Box::from).collect();
-    let is_silent = types.is_empty() && matchers.is_empty();
-    Ok(Settings {
+    let types = match (matchers.is_empty(), content_type.is_empty()) {
+        // The matchers count alone.
+        (false, _) => Vec::new(),
+        (true, false) => content_type.into_iter().map(Box::from).collect(),
+        (true, true) => TYPES.map(Box::from).into(),
+    };
+    Ok(Messages {
         is_enabled: is_enabled(enabled),
         bytes_min: min_content_length.map_or(BYTES_MIN, |length| length.value.into()),
-        types: if is_silent { TYPES.map(Box::from).into() } else { types.into() },
+        types: types.into(),
         type_matchers: matchers.into(),
-        spares_etag: false,
-        weakens_etag: false,
-        spared_statuses: [].into(),
-        prefers_first,
     })
 }
 
@@ -143,8 +155,10 @@ pub(super) fn route(config: api::CompressorPerRoute) -> Result<RouteCompressor, 
 fn overrides(message: api::CompressorOverrides) -> Result<RouteCompressor, FieldError> {
     fields!(message: api::CompressorOverrides,
         read: [response_direction_config, compressor_library], ignore: [], refuse: []);
+    let enables = response_direction_config.is_some();
     let removes = response_direction_config.and_then(|one| one.remove_accept_encoding_header);
     Ok(RouteCompressor::Override {
+        enables,
         removes_accept_encoding: removes.map(|removes| removes.value),
         library: compressor_library.map(library).transpose().at("compressor_library")?,
     })

@@ -146,7 +146,7 @@ fn a_route_may_turn_it_off_or_do_it_otherwise() {
         let base = filter("gzip", "");
         alone(|linker| base.link(&[route], linker))
     };
-    assert!(link(&route("{disabled: true}")).made().unwrap().is_idle);
+    assert!(!link(&route("{disabled: true}")).made().unwrap().is_enabled);
     let other = route(
         "{overrides: {response_direction_config: {remove_accept_encoding_header: true}, compressor_library: {name: x,
            typed_config: {'@type': type.googleapis.com/envoy.extensions.compression.zstd.compressor.v3.Zstd, compression_level: 5}}}}",

@@ -1,14 +1,15 @@
 //! What the service says, and what that changes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
-use http::uri::PathAndQuery;
 use http::{Request, StatusCode};
 use serde_json::{Map, Value};
 
 use crate::body::Body;
-use crate::filtering::stage::path;
-use crate::matcher::query::parameters;
+use crate::filtering::header_rules::{HeaderRules, Ruling};
+use crate::filtering::query::{Query, set_path};
 
 /// What the service says.
 #[derive(Debug)]
@@ -16,14 +17,36 @@ pub(super) enum Answer {
     /// The request may pass.
     Allowed(Box<Allowed>),
     /// It may not, and this is what the client hears.
-    Denied {
-        status: StatusCode,
-        headers: HeaderMap,
-        body: Bytes,
-        metadata: Option<Map<String, Value>>,
-    },
-    /// Nothing that helps.
-    Failed,
+    Denied(Box<Refusal>),
+    /// Nothing that helps, perhaps with what the client hears.
+    Failed(Option<Box<Refusal>>),
+    /// Changes that no message may have.
+    Invalid,
+}
+
+impl Answer {
+    /// Notes how long it took, where anything is noted.
+    pub(super) fn note_duration(&mut self, took: Duration) {
+        let metadata = match self {
+            Self::Allowed(allowed) => allowed.metadata.as_mut(),
+            Self::Denied(refusal) => refusal.metadata.as_mut(),
+            Self::Failed(_) | Self::Invalid => None,
+        };
+        if let Some(values) = metadata {
+            let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            values.insert("ext_authz_duration".to_owned(), ms.into());
+        }
+    }
+}
+
+/// What the client hears of a refusal.
+#[derive(Debug, Default)]
+pub(super) struct Refusal {
+    /// None: what the filter says.
+    pub(super) status: Option<StatusCode>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) metadata: Option<Map<String, Value>>,
 }
 
 /// What a request that may pass is sent with.
@@ -70,16 +93,44 @@ impl Name {
             other => HeaderName::from_bytes(other.as_bytes()).ok().map(Self::Header),
         }
     }
+
+    /// The name as rules have it.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Path => ":path",
+            Self::Method => ":method",
+            Self::Header(name) => name.as_str(),
+        }
+    }
+
+    fn is_pseudo(&self) -> bool {
+        !matches!(self, Self::Header(name) if *name != HOST)
+    }
 }
 
 impl Allowed {
-    /// Changes the request. Whether anything was to change.
-    pub(super) fn change_request(&mut self, request: &mut Request<Body>) -> bool {
-        let changes = !self.request.is_empty()
+    /// Whether the request is to be changed.
+    pub(super) fn has_request_changes(&self) -> bool {
+        !self.request.is_empty()
             || !self.remove.is_empty()
             || !self.query_set.is_empty()
-            || !self.query_remove.is_empty();
+            || !self.query_remove.is_empty()
+    }
+
+    /// Changes the request as far as the rules allow; false where they have the request fail.
+    pub(super) fn change_request(
+        &mut self,
+        request: &mut Request<Body>,
+        rules: &HeaderRules,
+    ) -> bool {
         for (name, value, how) in std::mem::take(&mut self.request) {
+            // Who is bound by rules may not append to what is no real header.
+            let is_appended = rules.are_set() && how == How::Append && name.is_pseudo();
+            match rules.rule(name.as_str()) {
+                Ruling::Make if !is_appended => {}
+                Ruling::Make | Ruling::Skip => continue,
+                Ruling::Fail => return false,
+            }
             match name {
                 Name::Header(name) => change(request.headers_mut(), name, value, how),
                 Name::Path => set_path(request, value.as_bytes()),
@@ -90,14 +141,20 @@ impl Allowed {
                 }
             }
         }
-        for name in self.remove.drain(..).filter(|name| *name != HOST) {
-            request.headers_mut().remove(name);
+        for name in std::mem::take(&mut self.remove).into_iter().filter(|name| *name != HOST) {
+            match rules.rule(name.as_str()) {
+                Ruling::Make => drop(request.headers_mut().remove(name)),
+                Ruling::Skip => {}
+                Ruling::Fail => return false,
+            }
         }
         if !self.query_set.is_empty() || !self.query_remove.is_empty() {
-            let changed = self.with_query(path(request));
-            set_path(request, changed.as_bytes());
+            Query::change(request, |query| {
+                self.query_set.iter().for_each(|(name, value)| query.set(name, value));
+                self.query_remove.iter().for_each(|name| query.remove(name));
+            });
         }
-        changes
+        true
     }
 
     /// Whether the response is to be changed.
@@ -110,19 +167,6 @@ impl Allowed {
         for (name, value, how) in self.response.drain(..) {
             change(headers, name, value, how);
         }
-    }
-
-    /// The path with parameters set and removed.
-    fn with_query(&self, path: &str) -> String {
-        let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        let is_named = |name: &str| {
-            self.query_remove.iter().any(|removed| removed == name)
-                || self.query_set.iter().any(|(set, _)| set == name)
-        };
-        let kept = parameters(query).filter(|(name, _)| !is_named(name));
-        let set = self.query_set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let all: Vec<_> = kept.chain(set).map(|(name, value)| format!("{name}={value}")).collect();
-        if all.is_empty() { path.to_owned() } else { format!("{path}?{}", all.join("&")) }
     }
 }
 
@@ -140,16 +184,6 @@ fn change(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue, how: Ho
         How::IfAbsent if !headers.contains_key(&name) => drop(headers.insert(name, value)),
         How::IfPresent if headers.contains_key(&name) => drop(headers.insert(name, value)),
         How::IfAbsent | How::IfPresent => {}
-    }
-}
-
-/// What is no path changes nothing.
-fn set_path(request: &mut Request<Body>, path: &[u8]) {
-    let mut parts = request.uri().clone().into_parts();
-    let Ok(path) = PathAndQuery::try_from(path) else { return };
-    parts.path_and_query = Some(path);
-    if let Ok(uri) = http::Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
     }
 }
 
@@ -185,8 +219,8 @@ mod tests {
             query_remove: vec!["z".into()],
             ..Allowed::default()
         };
-        assert!(allowed.change_request(&mut request));
-        assert_eq!(request.uri(), "/b?y=2&x=9");
-        assert!(!Allowed::default().change_request(&mut request));
+        assert!(allowed.has_request_changes() && !Allowed::default().has_request_changes());
+        assert!(allowed.change_request(&mut request, &HeaderRules::default()));
+        assert_eq!(request.uri(), "/b?x=9&y=2");
     }
 }

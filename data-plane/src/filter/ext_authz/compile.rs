@@ -19,13 +19,18 @@ use xds_proto::fields;
 use super::grpc::GrpcService;
 use super::http_service::HttpService;
 use super::{BodySettings, Check, ExtAuthz, RouteAuthz, Service, ServiceKind, Settings};
+use crate::filtering::header_rules::HeaderRules;
 use crate::format::compile::mutations;
 use crate::format::mutation::HeaderMutations;
 use crate::matcher::StringMatcher;
-use crate::matcher::compile::{fraction, strings};
+use crate::matcher::compile::{fraction, metadata, strings};
+use crate::retry::{BackOff, RetryOn, RetryPolicy};
 
 /// How long a gRPC service may take when nothing is said.
 const GRPC_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// After what an HTTP service is asked again when nothing is said.
+const RETRY_ON: &str = "5xx,gateway-error,connect-failure,reset";
 
 type Matchers = Box<[StringMatcher]>;
 
@@ -35,24 +40,26 @@ pub(super) fn compile(config: api::ExtAuthz) -> Result<ExtAuthz, FieldError> {
             failure_mode_allow, failure_mode_allow_header_add, with_request_body,
             clear_route_cache, status_on_error, metadata_context_namespaces, filter_enabled,
             deny_at_disable, include_peer_certificate, allowed_headers, disallowed_headers,
-            include_tls_session, max_denied_response_body_bytes, services,
+            include_tls_session, max_denied_response_body_bytes, services, filter_enabled_metadata,
+            encode_raw_headers, decoder_header_mutation_rules, enable_dynamic_metadata_ingestion,
+            validate_mutations,
         ],
-        // The rest names statistics or spans. validate_mutations: what is no header is left out
-        // anyway. transport_api_version: there is only v3.
+        // The rest names statistics or spans. transport_api_version: there is only v3.
+        // typed_metadata_context_namespaces: no filter here leaves typed metadata.
         ignore: [
-            transport_api_version, validate_mutations, stat_prefix, charge_cluster_response_stats,
+            transport_api_version, stat_prefix, charge_cluster_response_stats,
             emit_filter_state_stats, filter_metadata, emit_client_span,
+            typed_metadata_context_namespaces,
         ],
         refuse: [
-            typed_metadata_context_namespaces, route_metadata_context_namespaces,
-            route_typed_metadata_context_namespaces, filter_enabled_metadata,
-            bootstrap_metadata_labels_key, encode_raw_headers, decoder_header_mutation_rules,
-            enable_dynamic_metadata_ingestion, enforce_response_header_limits, shadow_mode,
+            route_metadata_context_namespaces, route_typed_metadata_context_namespaces,
+            bootstrap_metadata_labels_key, enforce_response_header_limits, shadow_mode,
         ],
     );
-    let service = match required(services, "services")? {
-        Services::GrpcService(message) => grpc(message).at("grpc_service")?,
-        Services::HttpService(message) => http(message).at("http_service")?,
+    let service = match services {
+        None => None,
+        Some(Services::GrpcService(message)) => Some(grpc(message).at("grpc_service")?),
+        Some(Services::HttpService(message)) => Some(http(message).at("http_service")?),
     };
     let status = status_on_error.map_or(403, |status| status.code);
     let enabled = filter_enabled.map(fraction).transpose().at("filter_enabled")?;
@@ -77,10 +84,22 @@ pub(super) fn compile(config: api::ExtAuthz) -> Result<ExtAuthz, FieldError> {
             0 => usize::MAX,
             max => usize::try_from(max).unwrap_or(usize::MAX),
         },
+        enabled_by: filter_enabled_metadata
+            .map(metadata)
+            .transpose()
+            .at("filter_enabled_metadata")?,
+        takes_metadata: enable_dynamic_metadata_ingestion.is_none_or(|flag| flag.value),
+        is_raw: encode_raw_headers,
+        is_strict: validate_mutations,
+        rules: decoder_header_mutation_rules
+            .map(HeaderRules::compile)
+            .transpose()
+            .at("decoder_header_mutation_rules")?
+            .unwrap_or_default(),
     };
     Ok(ExtAuthz {
         settings: Arc::new(settings),
-        service: Arc::new(service),
+        service: service.map(Arc::new),
         body: with_request_body.map(body).transpose().at("with_request_body")?,
         extensions: Arc::default(),
         cluster: None,
@@ -90,7 +109,8 @@ pub(super) fn compile(config: api::ExtAuthz) -> Result<ExtAuthz, FieldError> {
 pub(super) fn route(config: api::ExtAuthzPerRoute) -> Result<RouteAuthz, FieldError> {
     match required(config.r#override, "override")? {
         Override::Disabled(true) => Ok(RouteAuthz::Disabled),
-        Override::Disabled(false) => Err(FieldError::invalid("must be true")).at("disabled"),
+        // It turns on a filter that is off.
+        Override::Disabled(false) => Ok(RouteAuthz::Check(Box::default())),
         Override::CheckSettings(message) => check(message).at("check_settings"),
     }
 }
@@ -136,7 +156,9 @@ fn body(message: api::BufferSettings) -> Result<BodySettings, FieldError> {
 
 fn grpc(message: core::GrpcService) -> Result<Service, FieldError> {
     fields!(message: core::GrpcService,
-        read: [timeout, initial_metadata, target_specifier], ignore: [], refuse: [retry_policy]);
+        read: [timeout, initial_metadata, retry_policy, target_specifier],
+        ignore: [],
+        refuse: []);
     let target = match required(target_specifier, "target_specifier")? {
         TargetSpecifier::EnvoyGrpc(target) => target,
         TargetSpecifier::GoogleGrpc(_) => return Err(FieldError::unsupported()).at("google_grpc"),
@@ -155,16 +177,18 @@ fn grpc(message: core::GrpcService) -> Result<Service, FieldError> {
     let timeout = optional_duration(timeout.as_ref(), "timeout")?.unwrap_or(GRPC_TIMEOUT);
     let metadata = added(initial_metadata, "initial_metadata")?;
     let kind = ServiceKind::Grpc(GrpcService { authority, metadata });
-    Ok(Service { cluster: cluster.into(), timeout, kind })
+    let retry = retry_policy.map(|policy| self::retry(policy, "")).transpose();
+    Ok(Service { cluster: cluster.into(), timeout, retry: retry.at("retry_policy")?, kind })
 }
 
 fn http(message: api::HttpService) -> Result<Service, FieldError> {
     fields!(message: api::HttpService,
         read: [
             server_uri, path_prefix, path_override, authorization_request, authorization_response,
+            retry_policy,
         ],
         ignore: [],
-        refuse: [retry_policy]);
+        refuse: []);
     let uri = required(server_uri, "server_uri")?;
     fields!(uri: core::HttpUri,
         read: [timeout, http_upstream_type],
@@ -195,7 +219,36 @@ fn http(message: api::HttpService) -> Result<Service, FieldError> {
         add,
         ..service
     };
-    Ok(Service { cluster: cluster.into(), timeout, kind: ServiceKind::Http(service) })
+    let retry = retry_policy.map(|policy| self::retry(policy, RETRY_ON)).transpose();
+    let retry = retry.at("retry_policy")?;
+    Ok(Service { cluster: cluster.into(), timeout, retry, kind: ServiceKind::Http(service) })
+}
+
+/// When a service is asked again; `default` where the policy does not say after what.
+fn retry(message: core::RetryPolicy, default: &str) -> Result<RetryPolicy, FieldError> {
+    fields!(message: core::RetryPolicy,
+        read: [retry_on, num_retries, retry_back_off],
+        // Another endpoint is tried in any case, where there is one.
+        ignore: [retry_host_predicate, host_selection_retry_max_attempts],
+        refuse: [retry_priority]);
+    let on = if retry_on.is_empty() { default } else { &retry_on };
+    Ok(RetryPolicy {
+        on: RetryOn::parse(on).at("retry_on")?,
+        retries: num_retries.map_or(1, |number| number.value),
+        back_off: retry_back_off
+            .map(back_off)
+            .transpose()
+            .at("retry_back_off")?
+            .unwrap_or_default(),
+        ..RetryPolicy::default()
+    })
+}
+
+fn back_off(message: core::BackoffStrategy) -> Result<BackOff, FieldError> {
+    fields!(message: core::BackoffStrategy,
+        read: [base_interval, max_interval], ignore: [], refuse: []);
+    let base = duration(&required(base_interval, "base_interval")?).at("base_interval")?;
+    BackOff::new(base, optional_duration(max_interval.as_ref(), "max_interval")?)
 }
 
 /// What of the answer is passed on; the caller sets the rest.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE};
@@ -16,13 +16,14 @@ use xds_proto::envoy::service::auth::v3::attribute_context as context;
 use xds_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use xds_proto::google::protobuf;
 
-use super::answer::{Allowed, Answer, How, Name};
+use super::answer::{Allowed, Answer, How, Name, Refusal};
 use super::{ExtAuthz, SeenBody};
 use crate::body::Body;
 use crate::filtering::collect::{Collected, collect};
 use crate::filtering::stage::{Stage, path};
 use crate::format::mutation::{HeaderMutations, Side};
 
+const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// An answer that is longer is none.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -41,7 +42,7 @@ impl GrpcService {
     pub(super) fn request(
         &self,
         filter: &ExtAuthz,
-        asked: &Request<Body>,
+        (asked, timeout): (&Request<Body>, Duration),
         body: &SeenBody,
         stage: &Stage<'_>,
     ) -> Request<Body> {
@@ -60,11 +61,11 @@ impl GrpcService {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("x-envoy-internal", HeaderValue::from_static("true"));
-        let timeout = format!("{}m", filter.service.timeout.as_millis().min(99_999_999));
+        let timeout = format!("{}m", timeout.as_millis().min(99_999_999));
         if let Ok(timeout) = HeaderValue::try_from(timeout) {
             headers.insert("grpc-timeout", timeout);
         }
-        self.metadata.apply(headers, Side::Request, &stage.context);
+        self.metadata.apply(headers, Side::Request, &stage.context());
         request
     }
 }
@@ -76,12 +77,14 @@ fn check(
     stage: &Stage<'_>,
 ) -> auth::CheckRequest {
     let settings = &filter.settings;
-    let facts = &stage.context;
+    let facts = &stage.context();
     let peer = |address: Option<SocketAddr>| context::Peer {
         address: address.map(|address| to_address(&address.ip().to_string(), address.port())),
         ..context::Peer::default()
     };
     let mut source = peer(facts.remote);
+    let service = asked.headers().get("x-envoy-downstream-service-cluster");
+    source.service = service.and_then(|name| name.to_str().ok()).unwrap_or_default().to_owned();
     if let Some(client) = stage.client {
         let names = client.uris.iter().chain(&client.dns_names).map(|name| &**name);
         let name = names.chain([&*client.subject]).next();
@@ -122,33 +125,7 @@ fn http_request(
         let value = asked.headers().get(name).map(|value| value.as_bytes());
         String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
     };
-    let settings = &filter.settings;
-    let mut headers: HashMap<String, String> = HashMap::new();
-    let pseudo = [
-        (":method", asked.method().to_string()),
-        (":path", path(asked).to_owned()),
-        (":authority", text("host")),
-        (":scheme", stage.context.scheme.to_owned()),
-    ];
-    let lines = asked.headers().iter().filter(|(name, _)| **name != HOST);
-    let lines = lines.map(|(name, value)| {
-        (name.as_str(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-    });
-    for (name, value) in pseudo.into_iter().chain(lines) {
-        if !settings.shows(name, settings.allowed.is_none()) {
-            continue;
-        }
-        match headers.get_mut(name) {
-            Some(known) => {
-                known.push(',');
-                known.push_str(&value);
-            }
-            None => drop(headers.insert(name.to_owned(), value)),
-        }
-    }
-    if let Some(is_partial) = body.is_partial {
-        headers.insert("x-envoy-auth-partial-body".into(), is_partial.to_string());
-    }
+    let (headers, header_map) = headers(filter, asked, body, stage);
     let (seen, raw_body) = if body.is_raw {
         (String::new(), body.data.to_vec())
     } else {
@@ -158,16 +135,63 @@ fn http_request(
         id: text("x-request-id"),
         method: asked.method().to_string(),
         headers,
+        header_map,
         path: path(asked).to_owned(),
         host: text("host"),
-        scheme: stage.context.scheme.to_owned(),
+        scheme: stage.facts.scheme.to_owned(),
         // What has come of the body, as Envoy has it; not what is announced.
-        size: i64::try_from(body.data.len()).unwrap_or(i64::MAX),
-        protocol: protocol(stage.context.protocol).to_owned(),
+        size: i64::try_from(body.received).unwrap_or(i64::MAX),
+        protocol: protocol(stage.facts.protocol).to_owned(),
         body: seen,
         raw_body,
         ..context::HttpRequest::default()
     }
+}
+
+/// The headers that the service sees: by name, or as they came.
+fn headers(
+    filter: &ExtAuthz,
+    asked: &Request<Body>,
+    body: &SeenBody,
+    stage: &Stage<'_>,
+) -> (HashMap<String, String>, Option<core::HeaderMap>) {
+    let settings = &filter.settings;
+    let host = asked.headers().get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    let pseudo = [
+        (":method", asked.method().as_str().as_bytes()),
+        (":path", path(asked).as_bytes()),
+        (":authority", host),
+        (":scheme", stage.facts.scheme.as_bytes()),
+    ];
+    let lines = asked.headers().iter().filter(|(name, _)| **name != HOST);
+    let lines = lines.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let shown = pseudo.into_iter().chain(lines);
+    let shown = shown.filter(|(name, _)| settings.shows(name, settings.allowed.is_none()));
+    let partial = body.is_partial.map(|is_partial| (PARTIAL_BODY, is_partial.to_string()));
+    if settings.is_raw {
+        let header = |(key, value): (&str, Vec<u8>)| core::HeaderValue {
+            key: key.to_owned(),
+            raw_value: value,
+            ..core::HeaderValue::default()
+        };
+        let shown = shown.map(|(name, value)| (name, value.to_vec()));
+        let partial = partial.map(|(name, value)| (name, value.into_bytes()));
+        let headers = shown.chain(partial).map(header).collect();
+        return (HashMap::new(), Some(core::HeaderMap { headers }));
+    }
+    let mut headers: HashMap<String, String> = HashMap::new();
+    for (name, value) in shown {
+        let value = String::from_utf8_lossy(value).replace(char::REPLACEMENT_CHARACTER, "!");
+        match headers.get_mut(name) {
+            Some(known) => {
+                known.push(',');
+                known.push_str(&value);
+            }
+            None => drop(headers.insert(name.to_owned(), value)),
+        }
+    }
+    headers.extend(partial.map(|(name, value)| (name.to_owned(), value)));
+    (headers, None)
 }
 
 fn protocol(version: Option<Version>) -> &'static str {
@@ -186,22 +210,51 @@ fn metadata(filter: &ExtAuthz, stage: &Stage<'_>) -> core::Metadata {
     core::Metadata { filter_metadata: namespaces.collect(), ..core::Metadata::default() }
 }
 
-/// What the answer of the service means.
-pub(super) async fn read(response: Response<Body>) -> Answer {
+/// What the answer of the service means. `is_strict`: changes that no message may have are an
+/// error; else they are left out.
+pub(super) async fn read(response: Response<Body>, is_strict: bool) -> Answer {
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Answer::Failed;
+        return Answer::Failed(None);
     }
     let Ok(Collected::Whole { data, trailers }) = collect(body, ANSWER_BYTES_MAX).await else {
-        return Answer::Failed;
+        return Answer::Failed(None);
     };
     let status = trailers.as_ref().and_then(|trailers| trailers.get("grpc-status"));
     let is_ok = status.or_else(|| head.headers.get("grpc-status")).is_some_and(|code| code == "0");
     let message = data.get(PREFIX..).filter(|_| is_ok && data.first() == Some(&0));
     match message.map(auth::CheckResponse::decode) {
+        Some(Ok(response)) if is_strict && !is_valid(&response) => Answer::Invalid,
         Some(Ok(response)) => answer(response),
-        Some(Err(_)) | None => Answer::Failed,
+        Some(Err(_)) | None => Answer::Failed(None),
     }
+}
+
+/// Whether all headers that are to be set are such.
+fn is_valid(response: &auth::CheckResponse) -> bool {
+    let all = |options: &[core::HeaderValueOption]| {
+        options.iter().filter_map(|option| option.header.as_ref()).all(|header| {
+            let name = header.key.strip_prefix(':').unwrap_or(&header.key);
+            http::HeaderName::from_bytes(name.as_bytes()).is_ok() && value(header).is_some()
+        })
+    };
+    match &response.http_response {
+        Some(HttpResponse::OkResponse(ok)) => {
+            let mut query = ok.query_parameters_to_set.iter();
+            all(&ok.headers)
+                && all(&ok.response_headers_to_add)
+                && query.all(|query| is_plain(&query.key) && is_plain(&query.value))
+        }
+        Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) => {
+            all(&denied.headers)
+        }
+        None => true,
+    }
+}
+
+/// Whether a text needs no encoding in a query; Envoy takes an encoded one for a text that does.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
 fn answer(response: auth::CheckResponse) -> Answer {
@@ -210,25 +263,33 @@ fn answer(response: auth::CheckResponse) -> Answer {
     match (code, response.http_response) {
         (0, Some(HttpResponse::OkResponse(ok))) => Answer::Allowed(Box::new(allowed(ok, metadata))),
         (0, _) => Answer::Allowed(Box::new(Allowed { metadata, ..Allowed::default() })),
-        (_, Some(HttpResponse::DeniedResponse(denied))) => {
-            let code = denied.status.map_or(0, |status| status.code);
-            let status = u16::try_from(code).ok().filter(|code| *code != 0);
-            Answer::Denied {
-                status: status
-                    .and_then(|code| StatusCode::from_u16(code).ok())
-                    .unwrap_or(StatusCode::FORBIDDEN),
-                headers: denied_headers(denied.headers),
-                body: denied.body.into(),
-                metadata,
-            }
+        (_, Some(HttpResponse::ErrorResponse(denied))) => {
+            Answer::Failed(Some(Box::new(refusal(denied, metadata))))
         }
-        (_, Some(HttpResponse::ErrorResponse(_))) => Answer::Failed,
-        (_, Some(HttpResponse::OkResponse(_)) | None) => Answer::Denied {
-            status: StatusCode::FORBIDDEN,
-            headers: HeaderMap::new(),
-            body: bytes::Bytes::new(),
+        (_, Some(HttpResponse::DeniedResponse(denied))) => {
+            let refusal = refusal(denied, metadata);
+            let status = refusal.status.or(Some(StatusCode::FORBIDDEN));
+            Answer::Denied(Box::new(Refusal { status, ..refusal }))
+        }
+        (_, Some(HttpResponse::OkResponse(_)) | None) => Answer::Denied(Box::new(Refusal {
+            status: Some(StatusCode::FORBIDDEN),
             metadata,
-        },
+            ..Refusal::default()
+        })),
+    }
+}
+
+fn refusal(
+    denied: auth::DeniedHttpResponse,
+    metadata: Option<serde_json::Map<String, serde_json::Value>>,
+) -> Refusal {
+    let code = denied.status.map_or(0, |status| status.code);
+    let status = u16::try_from(code).ok().filter(|code| *code != 0);
+    Refusal {
+        status: status.and_then(|code| StatusCode::from_u16(code).ok()),
+        headers: denied_headers(denied.headers),
+        body: denied.body.into(),
+        metadata,
     }
 }
 
@@ -279,13 +340,15 @@ fn allowed(
     }
 }
 
+/// What a refusal says; headers that are to be appended are not for it.
+#[expect(deprecated, reason = "services still say `append`, which here means what it says")]
 fn denied_headers(options: Vec<core::HeaderValueOption>) -> HeaderMap {
-    let headers = options.iter().filter_map(|option| option.header.as_ref());
-    headers
-        .filter_map(|header| Some((header.key.parse().ok()?, value(header)?)))
-        .collect::<Vec<(http::HeaderName, HeaderValue)>>()
-        .into_iter()
-        .collect()
+    let appends = |option: &core::HeaderValueOption| option.append.is_some_and(|yes| yes.value);
+    let headers = options.iter().filter(|option| !appends(option));
+    let headers = headers.filter_map(|option| option.header.as_ref());
+    let headers: Vec<(http::HeaderName, _)> =
+        headers.filter_map(|header| Some((header.key.parse().ok()?, value(header)?))).collect();
+    headers.into_iter().collect()
 }
 
 fn to_struct(values: &serde_json::Map<String, serde_json::Value>) -> protobuf::Struct {

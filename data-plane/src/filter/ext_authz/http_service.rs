@@ -1,14 +1,17 @@
 //! A service that is asked by HTTP: it sees the head of the request, and answers with a status.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use serde_json::Map;
 
-use super::answer::{Allowed, Answer, How, Name};
+use super::answer::{Allowed, Answer, How, Name, Refusal};
 use super::{ExtAuthz, SeenBody};
 use crate::body::Body;
 use crate::filtering::collect::{Collected, collect};
+use crate::filtering::joined;
 use crate::filtering::stage::{Stage, path};
 use crate::format::Context;
 use crate::format::mutation::{HeaderMutations, Side};
@@ -20,7 +23,7 @@ const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-r
 const REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
 /// An answer that is longer is cut off.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// How the service is asked, and what of its answer is passed on.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ impl HttpService {
     pub(super) fn request(
         &self,
         filter: &ExtAuthz,
-        asked: &Request<Body>,
+        (asked, timeout): (&Request<Body>, Duration),
         body: &SeenBody,
         stage: &Stage<'_>,
     ) -> Request<Body> {
@@ -60,11 +63,17 @@ impl HttpService {
         };
         *request.uri_mut() = path.parse().unwrap_or_default();
         let headers = request.headers_mut();
-        for (name, value) in asked.headers() {
+        for name in asked.headers().keys() {
             let is_usual = *name == HOST || *name == AUTHORIZATION;
             let is_shown = is_usual || self.shown.as_ref().is_some_and(|list| is_in(list, name));
-            if *name != CONTENT_LENGTH && filter.settings.shows(name.as_str(), is_shown) {
-                headers.append(name, value.clone());
+            if *name == CONTENT_LENGTH || !filter.settings.shows(name.as_str(), is_shown) {
+                continue;
+            }
+            if filter.settings.is_raw {
+                let lines = asked.headers().get_all(name).iter().cloned();
+                headers.extend(lines.map(|line| (name.clone(), line)));
+            } else if let Some(line) = joined(asked.headers(), name) {
+                headers.insert(name, line);
             }
         }
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.data.len()));
@@ -72,10 +81,10 @@ impl HttpService {
             let value = HeaderValue::from_static(if is_partial { "true" } else { "false" });
             headers.insert(PARTIAL_BODY, value);
         }
-        let context = Context { request_headers: Some(asked.headers()), ..stage.context };
+        let context = Context { request_headers: Some(asked.headers()), ..stage.context() };
         self.add.apply(headers, Side::Request, &context);
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
-        let milliseconds = u64::try_from(filter.service.timeout.as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
         request
     }
@@ -84,15 +93,11 @@ impl HttpService {
     pub(super) async fn read(&self, response: Response<Body>) -> Answer {
         let (head, body) = response.into_parts();
         if head.status.is_server_error() {
-            return Answer::Failed;
+            return Answer::Failed(None);
         }
+        let Ok(body) = collect(body, ANSWER_BYTES_MAX).await else { return Answer::Failed(None) };
         if head.status != StatusCode::OK {
-            let Ok(body) = collect(body, ANSWER_BYTES_MAX).await else { return Answer::Failed };
             return self.denied(head.status, &head.headers, &body);
-        }
-        // Nobody reads it, but the connection may serve others.
-        if collect(body, ANSWER_BYTES_MAX).await.is_err() {
-            return Answer::Failed;
         }
         Answer::Allowed(Box::new(self.allowed(&head.headers)))
     }
@@ -134,11 +139,11 @@ impl HttpService {
             }
         };
         let passed = headers.iter().filter(|(name, _)| is_passed(name));
-        Answer::Denied {
-            status,
+        Answer::Denied(Box::new(Refusal {
+            status: Some(status),
             headers: passed.map(|(name, value)| (name.clone(), value.clone())).collect(),
             body: Bytes::clone(body.data()),
             metadata: None,
-        }
+        }))
     }
 }

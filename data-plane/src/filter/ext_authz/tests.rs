@@ -27,7 +27,7 @@ fn request() -> Request<Body> {
 }
 
 fn http(filter: &ExtAuthz) -> &HttpService {
-    match &filter.service.kind {
+    match &filter.service.as_ref().unwrap().kind {
         ServiceKind::Http(service) => service,
         ServiceKind::Grpc(_) => unreachable!("not HTTP"),
     }
@@ -37,7 +37,9 @@ fn http(filter: &ExtAuthz) -> &HttpService {
 async fn an_http_service_sees_the_head_and_the_headers_allowed() {
     let filter = filter(HTTP);
     let mut scene = Scene::default();
-    let asked = http(&filter).request(&filter, &request(), &SeenBody::default(), &scene.stage());
+    let sent = request();
+    let asked = (&sent, Duration::from_secs(1));
+    let asked = http(&filter).request(&filter, asked, &SeenBody::default(), &scene.stage());
     assert_eq!((asked.method().as_str(), asked.uri().to_string()), ("PUT", "/authz/a?b=1".into()));
     let mut names: Vec<_> = asked.headers().keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
@@ -76,14 +78,14 @@ async fn what_an_http_service_answers_changes_the_request_or_ends_it() {
     assert_eq!(allowed.response.len(), 1);
     let answer = http(&filter).read(response(401)).await;
     let mut scene = Scene::default();
-    let Verdict::Reply(why, reply) = filter.follow(answer, &mut request(), &mut scene.stage())
-    else {
+    let Verdict::Reply(reply) = filter.follow(answer, &mut request(), &mut scene.stage()) else {
         unreachable!()
     };
+    let (why, reply) = (reply.why, reply.response);
     assert_eq!((why, reply.status().as_u16()), (Why::AuthorizationDenied, 401));
     assert_eq!(reply.headers()["x-why"], "no");
     assert!(!reply.headers().contains_key("x-up"));
-    assert!(matches!(http(&filter).read(response(503)).await, Answer::Failed));
+    assert!(matches!(http(&filter).read(response(503)).await, Answer::Failed(None)));
 }
 
 #[tokio::test]
@@ -98,7 +100,7 @@ async fn a_service_that_says_nothing_lets_pass_only_where_that_is_wanted() {
         let (mut scene, mut request) = (Scene::default(), request());
         let status = match filter.on_request(&mut request, &mut scene.stage()).await {
             Verdict::Continue => None,
-            Verdict::Reply(_, reply) => Some(reply.status().as_u16()),
+            Verdict::Reply(reply) => Some(reply.response.status().as_u16()),
         };
         assert_eq!(status, want, "{more}");
         let marked = request.headers().contains_key("x-envoy-auth-failure-mode-allowed");
@@ -142,10 +144,10 @@ async fn a_route_may_say_more_ask_another_or_nobody() {
         BTreeMap::from([("a".into(), "1".into()), ("b".into(), "3".into())])
     );
     assert!(linked.body.is_none());
-    assert_eq!(
-        (&*linked.service.cluster, linked.service.timeout),
-        ("d", Duration::from_millis(200))
-    );
+    let service = linked.service.unwrap();
+    assert_eq!((&*service.cluster, service.timeout), ("d", Duration::from_millis(200)));
+    let linked = alone(|linker| base.link(&[&other, &host], linker)).made().unwrap();
+    assert!(linked.body.is_some() && &*linked.service.unwrap().cluster == "c");
     assert_eq!(ExtAuthz::route_clusters(&other), ["d".into()]);
     let off = route("{disabled: true}");
     assert!(matches!(alone(|linker| base.link(&[&off], linker)), Linked::Off));
@@ -154,7 +156,6 @@ async fn a_route_may_say_more_ask_another_or_nobody() {
 #[test]
 fn what_is_wrong_is_named() {
     for (text, want) in [
-        ("", "services: required"),
         (
             "grpc_service: {google_grpc: {target_uri: x, stat_prefix: x}}",
             "grpc_service.google_grpc: not supported",

@@ -9,6 +9,9 @@ use bytes::Bytes;
 use http_body::Frame;
 
 use crate::body::{Body, BoxError};
+use crate::filtering::Reply;
+use crate::filtering::stage::Objection;
+use crate::telemetry::why::Why;
 
 /// Bytes that four letters of base64 stand for at most.
 const GROUP: usize = 4;
@@ -17,13 +20,21 @@ const GROUP: usize = 4;
 #[derive(Debug)]
 pub(super) struct Decoded {
     body: Body,
+    objection: Objection,
     /// Letters of a group that is not complete.
     left: Vec<u8>,
 }
 
 impl Decoded {
-    pub(super) fn new(body: Body) -> Self {
-        Self { body, left: Vec::with_capacity(GROUP) }
+    /// `objection` has the client told of text that is none.
+    pub(super) fn new(body: Body, objection: Objection) -> Self {
+        Self { body, objection, left: Vec::with_capacity(GROUP) }
+    }
+
+    fn object(&self, details: &'static str) -> BoxError {
+        let reply = Reply::refusal(Why::GrpcWebMalformed);
+        self.objection.raise(Reply { details: Some(details.into()), ..reply });
+        "not base64".into()
     }
 
     fn decode(&mut self, text: &[u8]) -> Result<Bytes, BoxError> {
@@ -37,7 +48,9 @@ impl Decoded {
             // Up to the padding, which ends a piece, and what is left of its group.
             let end = rest.iter().position(|letter| *letter == b'=').unwrap_or(rest.len());
             let end = end.next_multiple_of(GROUP).min(rest.len());
-            STANDARD.decode_vec(&rest[..end], &mut bytes)?;
+            STANDARD
+                .decode_vec(&rest[..end], &mut bytes)
+                .map_err(|_| self.object("grpc_base_64_decode_failed"))?;
             rest = &rest[end..];
         }
         Ok(bytes.into())
@@ -57,7 +70,9 @@ impl http_body::Body for Decoded {
             let frame = match ready!(Pin::new(&mut this.body).poll_frame(context)) {
                 None if this.left.is_empty() => return Poll::Ready(None),
                 None => {
-                    return Poll::Ready(Some(Err("the base64 text ends within a group".into())));
+                    this.left.clear();
+                    let error = this.object("grpc_base_64_decode_failed_bad_size");
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Some(Ok(frame)) => frame,

@@ -45,11 +45,13 @@ impl Bucket {
         self.fill.max
     }
 
-    /// Takes a token, if there is one.
-    pub(super) fn take(&self, now: Instant) -> bool {
+    /// Takes so many tokens, if there are so many.
+    pub(super) fn take(&self, tokens: u64, now: Instant) -> bool {
         let (now, rate) = (self.seconds(now), self.fill.per_second());
+        #[expect(clippy::cast_precision_loss, reason = "exact below 2^53, and more is never there")]
+        let tokens = tokens as f64;
         let taken = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |empty_at| {
-            let left = self.tokens(f64::from_bits(empty_at), now) - 1.0;
+            let left = self.tokens(f64::from_bits(empty_at), now) - tokens;
             (left >= 0.0).then(|| (now - left / rate).to_bits())
         });
         taken.is_ok()
@@ -100,12 +102,23 @@ mod tests {
         let fill = Fill { max: 3, tokens: 3, interval: Duration::from_secs(60) };
         let bucket = Bucket::full(fill, start);
         assert_eq!((bucket.remaining(start), bucket.reset_seconds(start)), (3, 0));
-        assert!((0..3).all(|_| bucket.take(start)));
-        assert!(!bucket.take(after(1)));
+        assert!((0..3).all(|_| bucket.take(1, start)));
+        assert!(!bucket.take(1, after(1)));
         assert_eq!((bucket.remaining(after(1)), bucket.reset_seconds(after(1))), (0, 20));
-        assert!(!bucket.take(after(19_000)));
-        assert!(bucket.take(after(20_001)));
+        assert!(!bucket.take(1, after(19_000)));
+        assert!(bucket.take(1, after(20_001)));
         assert_eq!(bucket.remaining(after(1_000_000)), 3);
+    }
+
+    #[test]
+    fn several_tokens_are_taken_at_once_or_none() {
+        let now = Instant::now();
+        let fill = Fill { max: 5, tokens: 1, interval: Duration::from_secs(60) };
+        let bucket = Bucket::full(fill, now);
+        assert!(bucket.take(4, now) && !bucket.take(2, now) && bucket.take(0, now));
+        assert_eq!(bucket.remaining(now), 1);
+        let never = Bucket::full(Fill { max: 0, ..fill }, now);
+        assert!(!never.take(1, now + Duration::from_secs(600)));
     }
 
     #[test]
@@ -114,7 +127,7 @@ mod tests {
         let fill = Fill { max: 1000, tokens: 1, interval: Duration::from_secs(3600) };
         let bucket = Bucket::full(fill, now);
         let taken: usize = std::thread::scope(|scope| {
-            let take = || (0..500).filter(|_| bucket.take(now)).count();
+            let take = || (0..500).filter(|_| bucket.take(1, now)).count();
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });

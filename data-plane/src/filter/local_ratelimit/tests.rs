@@ -21,7 +21,7 @@ async fn ask(filter: &LocalRateLimit, scene: &mut Scene, role: &str) -> (u16, St
     let mut request = Request::get("/").header("x-role", role).body(Body::empty()).unwrap();
     let mut response = match filter.on_request(&mut request, &mut scene.stage()).await {
         Verdict::Continue => Response::new(Body::empty()),
-        Verdict::Reply(_, response) => *response,
+        Verdict::Reply(reply) => reply.response,
     };
     filter.on_response(&mut response, &mut scene.stage()).await;
     let mut said: Vec<_> = [request.headers(), response.headers()]
@@ -68,10 +68,48 @@ async fn requests_beyond_the_tokens_are_refused_and_told_when_to_come_back() {
     };
     assert_eq!(ask(&filter, &mut Scene::default(), "").await, (200, said(1, 0)));
     assert_eq!(ask(&filter, &mut Scene::default(), "").await, (200, said(0, 30)));
-    let refused = format!("retry-after=30 {} x-rl=1", said(0, 30));
+    let refused = format!("{} x-rl=1", said(0, 30));
     assert_eq!(ask(&filter, &mut Scene::default(), "").await, (503, refused));
     tokio::time::advance(std::time::Duration::from_secs(31)).await;
     assert_eq!(ask(&filter, &mut Scene::default(), "").await.0, 200);
+}
+
+#[tokio::test]
+async fn retry_after_goes_with_429_and_replaces_none() {
+    let one = "token_bucket: {max_tokens: 1, fill_interval: 60s}, enable_retry_after_header: true";
+    let plain = filter(&format!("{one}, {ON}"));
+    assert_eq!(ask(&plain, &mut Scene::default(), "").await.0, 200);
+    assert_eq!(ask(&plain, &mut Scene::default(), "").await, (429, "retry-after=60".into()));
+    let own = filter(&format!(
+        "{one}, {ON}, response_headers_to_add: [{{header: {{key: Retry-After, value: '7'}}}}]"
+    ));
+    assert_eq!(ask(&own, &mut Scene::default(), "").await.0, 200);
+    assert_eq!(ask(&own, &mut Scene::default(), "").await, (429, "retry-after=7".into()));
+    let never = filter(&format!("{}, {ON}", one.replace("max_tokens: 1", "max_tokens: 0")));
+    assert_eq!(ask(&never, &mut Scene::default(), "").await, (429, String::new()));
+}
+
+#[tokio::test]
+async fn an_open_value_has_a_bucket_for_each_that_comes() {
+    let filter = filter(&format!(
+        "{ON}, max_dynamic_descriptors: 2, rate_limits: [{{actions: [{{request_headers: {{header_name: x-role, descriptor_key: role}}}}]}}],
+         descriptors: [{{entries: [{{key: role}}], token_bucket: {{max_tokens: 1, fill_interval: 60s}}}},
+           {{entries: [{{key: role, value: admin}}], token_bucket: {{max_tokens: 2, fill_interval: 60s}}}}]"
+    ));
+    let roles = ["a", "a", "b", "b", "admin", "admin", "admin", "c", "a"];
+    let statuses = statuses(&filter, &mut Scene::default(), &roles).await;
+    assert_eq!(statuses, [200, 429, 200, 429, 200, 200, 429, 200, 200]);
+}
+
+#[tokio::test]
+async fn a_request_may_count_for_several() {
+    let filter = filter(&format!(
+        "{ON}, rate_limits: [{{actions: [{{generic_key: {{descriptor_value: v}}}}], hits_addend: {{format: '%REQ(x-role)%'}}}}],
+         descriptors: [{{entries: [{{key: generic_key, value: v}}], token_bucket: {{max_tokens: 5, fill_interval: 60s}}}}]"
+    ));
+    let hits = ["3", "3", "2", "none", "1"];
+    let statuses = statuses(&filter, &mut Scene::default(), &hits).await;
+    assert_eq!(statuses, [200, 429, 200, 200, 429]);
 }
 
 #[tokio::test]
@@ -121,8 +159,13 @@ fn what_is_wrong_is_named() {
         "token_bucket.fill_interval: must be at least 50 ms"
     );
     assert_eq!(
-        error("token_bucket: {fill_interval: 1s}", false),
-        "token_bucket.max_tokens: must be above 0"
+        error("token_bucket: {tokens_per_fill: 0, fill_interval: 1s}", false),
+        "token_bucket.tokens_per_fill: must be above 0"
+    );
+    let twice = "{entries: [{key: a, value: b}], token_bucket: {max_tokens: 1, fill_interval: 1s}}";
+    assert_eq!(
+        error(&format!("descriptors: [{twice}, {twice}]"), false),
+        "descriptors[1]: is there twice"
     );
     assert_eq!(error("", true), "token_bucket: required");
     assert_eq!(

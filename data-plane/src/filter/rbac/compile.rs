@@ -1,33 +1,97 @@
-//! Compiles `envoy.config.rbac.v3.RBAC`.
+//! Compiles the filter, its policies and its matcher trees.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use prost::{Message, Name};
 use xds_proto::envoy::config::rbac::v3 as api;
 use xds_proto::envoy::config::rbac::v3::permission::Rule as Permission;
 use xds_proto::envoy::config::rbac::v3::principal::Identifier;
+use xds_proto::envoy::extensions::filters::http::rbac::v3 as filter;
 use xds_proto::envoy::r#type::v3::Int32Range;
-use xds_proto::field::{At, FieldError, each, required};
+use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
+use xds_proto::xds::core::v3::TypedExtensionConfig;
+use xds_proto::xds::r#type::matcher::v3::Matcher;
 
 use super::rule::Rule;
-use super::{Action, Policy, Rules};
-use crate::matcher::compile::{cidr, header, metadata, path, string};
+use super::{Action, Ending, Engine, Kind, Policy, Rbac, Rules};
+use crate::filtering::tree;
+use crate::matcher::compile::{cidr, header, metadata, path, string, uri_template};
+use crate::matcher::{Pattern, StringMatcher};
 
-pub(super) fn rules(message: api::Rbac) -> Result<Rules, FieldError> {
+pub(super) fn compile(config: filter::Rbac) -> Result<Rbac, FieldError> {
+    fields!(config: filter::Rbac,
+        read: [
+            rules, matcher, rules_stat_prefix, shadow_rules, shadow_matcher,
+            shadow_rules_stat_prefix,
+        ],
+        // It names statistics.
+        ignore: [track_per_rule_stats],
+        refuse: [],
+    );
+    let enforced = rules.map(self::rules).transpose().at("rules")?;
+    let enforced = tree(matcher).at("matcher")?.or(enforced);
+    let shadow = shadow_rules.map(self::rules).transpose().at("shadow_rules")?;
+    let shadow = tree(shadow_matcher).at("shadow_matcher")?.or(shadow);
+    let engine = |kind: Option<Kind>, prefix: String| {
+        kind.map(|kind| Arc::new(Engine { kind, prefix: prefix.into() }))
+    };
+    Ok(Rbac {
+        rules: engine(enforced, rules_stat_prefix),
+        shadow: engine(shadow, shadow_rules_stat_prefix),
+    })
+}
+
+pub(super) fn route(config: filter::RbacPerRoute) -> Result<Rbac, FieldError> {
+    fields!(config: filter::RbacPerRoute, read: [rbac], ignore: [], refuse: []);
+    rbac.map_or_else(|| Ok(Rbac::default()), |rbac| compile(rbac).at("rbac"))
+}
+
+fn tree(message: Option<Matcher>) -> Result<Option<Kind>, FieldError> {
+    let Some(message) = message else { return Ok(None) };
+    let tree = tree::compile(message, &ending)?;
+    let has_log = tree.any(&|ending| ending.action == Action::Log);
+    Ok(Some(Kind::Tree { tree, has_log }))
+}
+
+/// Where a matcher tree ends.
+fn ending(extension: TypedExtensionConfig) -> Result<Ending, FieldError> {
+    let config = required(extension.typed_config, "typed_config")?;
+    let ending = if config.type_url == api::Action::type_url() {
+        api::Action::decode(config.value.as_slice())
+            .map_err(|error| FieldError::invalid(error.to_string()))
+            .and_then(named_action)
+    } else {
+        Err(FieldError::unsupported()).at("type_url")
+    };
+    ending.at("typed_config")
+}
+
+fn named_action(message: api::Action) -> Result<Ending, FieldError> {
+    fields!(message: api::Action, read: [name, action], ignore: [], refuse: []);
+    Ok(Ending { name: required_text(name, "name")?.into(), action: self::action(action)? })
+}
+
+fn action(number: i32) -> Result<Action, FieldError> {
+    match api::rbac::Action::try_from(number) {
+        Ok(api::rbac::Action::Allow) => Ok(Action::Allow),
+        Ok(api::rbac::Action::Deny) => Ok(Action::Deny),
+        Ok(api::rbac::Action::Log) => Ok(Action::Log),
+        Err(_) => Err(FieldError::invalid("unknown value")).at("action"),
+    }
+}
+
+fn rules(message: api::Rbac) -> Result<Kind, FieldError> {
     fields!(message: api::Rbac,
         read: [action, policies], ignore: [], refuse: [audit_logging_options]);
-    let action = match api::rbac::Action::try_from(action) {
-        Ok(api::rbac::Action::Allow) => Action::Allow,
-        Ok(api::rbac::Action::Deny) => Action::Deny,
-        Ok(api::rbac::Action::Log) => Action::Log,
-        Err(_) => return Err(FieldError::invalid("unknown value")).at("action"),
-    };
+    let action = self::action(action)?;
     // In order of their names, as Envoy looks at them.
     let policies: BTreeMap<_, _> = policies.into_iter().collect();
     let policies = policies
         .into_iter()
         .map(|(name, message)| policy(name.as_str().into(), message).at_key(&name).at("policies"));
-    Ok(Rules { action, policies: policies.collect::<Result<_, _>>()? })
+    Ok(Kind::Rules(Rules { action, policies: policies.collect::<Result<_, _>>()? }))
 }
 
 fn policy(name: Box<str>, message: api::Policy) -> Result<Policy, FieldError> {
@@ -64,7 +128,10 @@ fn permission(message: api::Permission) -> Result<Rule, FieldError> {
         }
         Permission::SourcedMetadata(message) => sourced(message).at("sourced_metadata")?,
         Permission::Matcher(_) => return Err(FieldError::unsupported()).at("matcher"),
-        Permission::UriTemplate(_) => return Err(FieldError::unsupported()).at("uri_template"),
+        Permission::UriTemplate(message) => {
+            let template = uri_template(message).and_then(|template| template.regex());
+            Rule::Path(StringMatcher::new(Pattern::Regex(template.at("uri_template")?), false))
+        }
     })
 }
 
@@ -123,9 +190,10 @@ fn port(number: u32) -> Result<u16, FieldError> {
     u16::try_from(number).map_err(|_| FieldError::invalid("must be at most 65535"))
 }
 
-fn ports(range: &Int32Range) -> Result<std::ops::Range<u16>, FieldError> {
-    match (u16::try_from(range.start), u16::try_from(range.end)) {
-        (Ok(start), Ok(end)) if start < end => Ok(start..end),
+fn ports(range: &Int32Range) -> Result<std::ops::Range<u32>, FieldError> {
+    // The end is no part of it, and so may be one above the last port.
+    match (u32::try_from(range.start), u32::try_from(range.end)) {
+        (Ok(start), Ok(end)) if start < end && end <= 65536 => Ok(start..end),
         _ => Err(FieldError::invalid("must be ports, the end above the start")),
     }
 }

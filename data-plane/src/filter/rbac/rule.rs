@@ -3,16 +3,11 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use http::Request;
-
-use crate::body::Body;
-use crate::filtering::stage::Stage;
-use crate::format::Context;
+use crate::filtering::subject::Subject;
 use crate::matcher::StringMatcher;
 use crate::matcher::cidr::Cidr;
-use crate::matcher::header::{HeaderMatcher, HeaderView};
-use crate::matcher::metadata::{Metadata, MetadataMatcher};
-use crate::tls::identity::Identity;
+use crate::matcher::header::HeaderMatcher;
+use crate::matcher::metadata::MetadataMatcher;
 
 /// A permission or a principal.
 #[derive(Debug)]
@@ -26,41 +21,22 @@ pub(super) enum Rule {
     /// The address and port that the client connected to.
     LocalAddress(Cidr),
     LocalPort(u16),
-    LocalPorts(Range<u16>),
+    LocalPorts(Range<u32>),
     ServerName(StringMatcher),
     /// The client, as far as the proxies in front can be believed.
     Remote(Cidr),
     /// The peer of the connection.
     DirectRemote(Cidr),
-    /// A client with a certificate, and one of its names where one is asked for.
+    /// A client of an encrypted connection, and one of the names in its certificate where one is
+    /// asked for.
     Authenticated(Option<StringMatcher>),
     Metadata(MetadataMatcher),
-}
-
-/// What rules look at.
-#[derive(Debug)]
-pub(super) struct Subject<'a> {
-    view: HeaderView<'a>,
-    context: &'a Context<'a>,
-    client: Option<&'a Identity>,
-    metadata: &'a Metadata,
-}
-
-impl<'a> Subject<'a> {
-    pub(super) fn new(request: &'a Request<Body>, stage: &'a Stage<'_>) -> Self {
-        Self {
-            view: stage.view(request),
-            context: &stage.context,
-            client: stage.client,
-            metadata: &stage.notes.metadata,
-        }
-    }
 }
 
 impl Rule {
     /// Whether it holds.
     pub(super) fn holds(&self, subject: &Subject<'_>) -> bool {
-        let Subject { view, context, client, metadata } = subject;
+        let Subject { view, facts, client, metadata } = subject;
         let within = |range: &Cidr, address: Option<SocketAddr>| {
             address.is_some_and(|address| range.contains(address.ip()))
         };
@@ -70,24 +46,25 @@ impl Rule {
             Self::OneOf(rules) => rules.iter().any(|rule| rule.holds(subject)),
             Self::Not(rule) => !rule.holds(subject),
             Self::Header(matcher) => matcher.matches(view),
-            Self::Path(matcher) => {
-                let path = view.path.unwrap_or_default();
-                let end = path.find(['?', '#']).unwrap_or(path.len());
-                matcher.matches(&path.as_bytes()[..end])
-            }
-            Self::LocalAddress(range) => within(range, context.local),
-            Self::LocalPort(port) => context.local.is_some_and(|local| local.port() == *port),
+            Self::Path(matcher) => matcher.matches(subject.path().as_bytes()),
+            Self::LocalAddress(range) => within(range, facts.local),
+            Self::LocalPort(port) => facts.local.is_some_and(|local| local.port() == *port),
             Self::LocalPorts(ports) => {
-                context.local.is_some_and(|local| ports.contains(&local.port()))
+                facts.local.is_some_and(|local| ports.contains(&local.port().into()))
             }
-            Self::ServerName(matcher) => matcher.matches(context.server_name.as_bytes()),
-            Self::Remote(range) => within(range, context.remote),
-            Self::DirectRemote(range) => within(range, context.direct_remote),
-            Self::Authenticated(None) => client.is_some(),
-            Self::Authenticated(Some(matcher)) => client.is_some_and(|client| {
-                let names = client.uris.iter().chain(&client.dns_names).map(|name| &**name);
-                names.chain([&*client.subject]).any(|name| matcher.matches(name.as_bytes()))
-            }),
+            Self::ServerName(matcher) => matcher.matches(facts.server_name.as_bytes()),
+            Self::Remote(range) => within(range, facts.remote),
+            Self::DirectRemote(range) => within(range, facts.direct_remote),
+            Self::Authenticated(_) if !subject.is_tls() => false,
+            Self::Authenticated(None) => true,
+            Self::Authenticated(Some(matcher)) => match client {
+                // Who shows no certificate has the empty name.
+                None => matcher.matches(b""),
+                Some(client) => {
+                    let names = client.uris.iter().chain(&client.dns_names).map(|name| &**name);
+                    names.chain([&*client.subject]).any(|name| matcher.matches(name.as_bytes()))
+                }
+            },
             Self::Metadata(matcher) => matcher.matches(metadata),
         }
     }

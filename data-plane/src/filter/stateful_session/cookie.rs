@@ -60,19 +60,18 @@ impl Cookie {
             || rest.starts_with(['/', '?', '#'])
     }
 
-    /// The endpoint that the request's cookie names, unless it is too old.
-    pub(super) fn read(&self, headers: &HeaderMap) -> Option<SocketAddr> {
+    /// What the request's cookie names as its endpoint, unless it is too old.
+    pub(super) fn read(&self, headers: &HeaderMap) -> Option<Vec<u8>> {
         let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
         let value = lines
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.trim().split_once('='))
             .find_map(|(name, value)| (*name == *self.name).then_some(value))?;
         let bytes = STANDARD.decode(value.trim_matches('"')).ok()?;
-        let session = Session::decode(bytes.as_slice()).ok()?;
-        if session.expires != 0 && session.expires < seconds_now() {
-            return None;
-        }
-        session.address.parse().ok()
+        // Envoy takes the bare address, too, which it wrote once.
+        let Ok(session) = Session::decode(bytes.as_slice()) else { return Some(bytes) };
+        let is_old = session.expires != 0 && session.expires < seconds_now();
+        (!is_old && !session.address.is_empty()).then(|| session.address.into_bytes())
     }
 
     /// The `set-cookie` header for an endpoint.

@@ -14,7 +14,7 @@ use xds_proto::fields;
 use xds_proto::google::protobuf::UInt32Value;
 use xds_proto::xds::core::v3 as xds;
 
-use super::{Action, FromMetadata, Name, RateLimit, Value};
+use super::{Action, FromMetadata, HITS_MAX, Hits, Name, RateLimit, Value};
 use crate::format::Template;
 use crate::matcher::cidr::Cidr;
 use crate::matcher::compile::{cidr, header, query};
@@ -22,10 +22,10 @@ use crate::matcher::compile::{cidr, header, query};
 /// Compiles one way to count.
 pub(crate) fn compile(message: route::RateLimit) -> Result<RateLimit, FieldError> {
     fields!(message: route::RateLimit,
-        read: [stage, actions],
+        read: [stage, actions, hits_addend],
         // disable_key: there is no runtime to look it up in.
         ignore: [disable_key],
-        refuse: [limit, hits_addend, apply_on_stream_done, x_ratelimit_option]);
+        refuse: [limit, apply_on_stream_done, x_ratelimit_option]);
     let stage = stage.map_or(0, |stage| stage.value);
     if stage > 10 {
         return Err(FieldError::invalid("must be at most 10")).at("stage");
@@ -33,7 +33,23 @@ pub(crate) fn compile(message: route::RateLimit) -> Result<RateLimit, FieldError
     if actions.is_empty() {
         return Err(FieldError::required()).at("actions");
     }
-    Ok(RateLimit { stage, actions: each(actions, "actions", action)?.into() })
+    let hits = hits_addend.map(hits).transpose().at("hits_addend")?;
+    Ok(RateLimit { stage, actions: each(actions, "actions", action)?.into(), hits })
+}
+
+fn hits(message: api::HitsAddend) -> Result<Hits, FieldError> {
+    fields!(message: api::HitsAddend,
+        read: [number, format], ignore: [], refuse: [is_negative_hits]);
+    match (number.map(|number| number.value), format) {
+        (Some(_), format) if !format.is_empty() => {
+            Err(FieldError::invalid("cannot go with number")).at("format")
+        }
+        (Some(number), _) if number > HITS_MAX => {
+            Err(FieldError::invalid("must be at most 1000000000")).at("number")
+        }
+        (Some(number), _) => Ok(Hits::Fixed(number)),
+        (None, format) => Template::compile(&format).map(Hits::Told).at("format"),
+    }
 }
 
 fn action(message: api::Action) -> Result<Action, FieldError> {

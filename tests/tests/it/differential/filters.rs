@@ -1,6 +1,13 @@
 //! HTTP filters: chains, what routes say of them, and requests.
 
-mod guards;
+mod access;
+mod authorization;
+mod bodies;
+mod checks;
+mod limits;
+mod origins;
+mod sessions;
+mod web;
 
 use bytes::Bytes;
 use gateway_tests::client::Ask;
@@ -31,6 +38,8 @@ fn filter(name: &str, kind: &str, config: Value) -> Value {
 
 fn case(name: &'static str, filters: &[Value], routes: Value, asks: Vec<Ask>) -> Case {
     let mut filters = filters.to_vec();
+    // First in the chain, it is the last to see a response: flags and details are compared, too.
+    filters.insert(0, says("x-probe", "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%"));
     filters.push(filter("router", "router.v3.Router", json!({})));
     Case {
         name,
@@ -40,6 +49,13 @@ fn case(name: &'static str, filters: &[Value], routes: Value, asks: Vec<Ask>) ->
         warm: None,
         asks,
     }
+}
+
+/// A filter that says something in the response.
+fn says(name: &str, value: &str) -> Value {
+    let change = json!({"append": {"header": {"key": name, "value": value}}});
+    let config = json!({"mutations": {"response_mutations": [change]}});
+    filter("says", "header_mutation.v3.HeaderMutation", config)
 }
 
 /// A route to cluster `a` with something said of filters.
@@ -58,9 +74,14 @@ fn percent(numerator: u32) -> Value {
 pub(super) fn all() -> Vec<Case> {
     let mut all = overrides();
     all.extend(faults());
-    all.extend(bodies());
-    all.extend(guards::all());
-    all.extend(others());
+    all.extend(access::all());
+    all.extend(authorization::all());
+    all.extend(bodies::all());
+    all.extend(checks::all());
+    all.extend(limits::all());
+    all.extend(origins::all());
+    all.extend(sessions::all());
+    all.extend(web::all());
     all
 }
 
@@ -132,6 +153,7 @@ fn overrides() -> Vec<Case> {
             ]),
             ["/r", "/d", "/none"].map(get).to_vec(),
         ),
+        decorated(),
         case(
             "replies of ours pass through filters",
             &[filter("h", "header_mutation.v3.HeaderMutation", add("x"))],
@@ -143,6 +165,54 @@ fn overrides() -> Vec<Case> {
             ["/r", "/d", "/n", "/none"].map(get).to_vec(),
         ),
     ]
+}
+
+/// Replies of ours have what the route adds to its responses.
+fn decorated() -> Case {
+    let add = |value: &str| json!([{"header": {"key": "x-added", "value": value}}, {"header": {"key": "content-type", "value": "text/x"}, "append_action": "ADD_IF_ABSENT"}]);
+    let rules = json!({"action": "ALLOW", "policies": {}});
+    let fault = json!({"f": typed("fault.v3.HTTPFault", json!({"abort": {"http_status": 418, "percentage": {"numerator": 100}}}))});
+    let denied = json!({"r": typed("rbac.v3.RBACPerRoute", json!({"rbac": {"rules": rules}}))});
+    let mut all = case(
+        "replies of ours have what routes add",
+        &[
+            filter("c", "cors.v3.Cors", json!({})),
+            filter("f", "fault.v3.HTTPFault", json!({})),
+            filter("r", "rbac.v3.RBAC", json!({})),
+        ],
+        json!([]),
+        vec![
+            get("/fault"),
+            get("/rbac"),
+            get("/nowhere"),
+            get("/weighted"),
+            get("/none"),
+            get("/direct"),
+            get("/upgrade").header("connection", "upgrade").header("upgrade", "x"),
+            get("/x").header("content-type", "application/grpc"),
+            get("/fault").header("content-type", "application/grpc"),
+            get("/cors")
+                .method(Method::OPTIONS)
+                .header("origin", "http://a")
+                .header("access-control-request-method", "PUT"),
+        ],
+    );
+    let with = |prefix: &str, filters: Value, route: Value| {
+        json!({
+        "match": {"prefix": prefix}, "route": route, "typed_per_filter_config": filters,
+        "response_headers_to_add": add("route %RESPONSE_CODE% %REQ(:PATH)%")})
+    };
+    let cors = json!({"c": typed("cors.v3.CorsPolicy", json!({"allow_origin_string_match": [{"exact": "*"}]}))});
+    all.routes = json!({"response_headers_to_add": add("table"), "virtual_hosts": [{"name": "v", "domains": ["*"], "response_headers_to_add": add("host"), "routes": [
+        with("/fault", fault, json!({"cluster": "a"})),
+        with("/rbac", denied, json!({"cluster": "a"})),
+        with("/nowhere", json!({}), json!({"cluster": "nowhere"})),
+        with("/weighted", json!({}), json!({"weighted_clusters": {"clusters": [{"name": "nowhere", "weight": 1, "response_headers_to_add": add("cluster")}]}})),
+        with("/cors", cors, json!({"cluster": "a"})),
+        with("/upgrade", json!({}), json!({"cluster": "a"})),
+        {"match": {"prefix": "/direct"}, "direct_response": {"status": 200}, "response_headers_to_add": add("direct")},
+        with("/x", json!({}), json!({"cluster": "nowhere"}))]}]});
+    all
 }
 
 fn faults() -> Vec<Case> {
@@ -205,166 +275,4 @@ fn faults() -> Vec<Case> {
             get("/x"),
         ],
     )]
-}
-
-fn bodies() -> Vec<Case> {
-    let buffer = |config: Value| json!({"b": typed("buffer.v3.BufferPerRoute", config)});
-    let library = |kind: &str| json!({"name": "x", "typed_config": {"@type": format!("type.googleapis.com/envoy.extensions.compression.{kind}")}});
-    let compressor = |name: &str, kind: &str, direction: Value| {
-        let config =
-            json!({"compressor_library": library(kind), "response_direction_config": direction});
-        filter(name, "compressor.v3.Compressor", config)
-    };
-    let accept = |path: &str, accepted: &str| get(path).header("accept-encoding", accepted);
-    let off = json!({"gz": typed("compressor.v3.CompressorPerRoute", json!({"disabled": true}))});
-    vec![
-        case(
-            "buffer",
-            &[filter("b", "buffer.v3.Buffer", json!({"max_request_bytes": 10}))],
-            json!([
-                route("/more", buffer(json!({"buffer": {"max_request_bytes": 20}}))),
-                route("/off", buffer(json!({"disabled": true}))),
-                plain("/")
-            ]),
-            vec![
-                get("/"),
-                post("/", "0123456789"),
-                post("/", "0123456789a"),
-                post("/more", "0123456789a"),
-                post("/off", &"0123456789".repeat(10)),
-            ],
-        ),
-        case(
-            "compression",
-            &[
-                compressor("gz", "gzip.compressor.v3.Gzip", json!({})),
-                compressor("br", "brotli.compressor.v3.Brotli", json!({})),
-                compressor("zs", "zstd.compressor.v3.Zstd", json!({})),
-            ],
-            json!([
-                route("/nogzip", off),
-                {"match": {"path": "/short"}, "direct_response": {"status": 200, "body": {"inline_string": "short"}}},
-                plain("/")
-            ]),
-            vec![
-                get("/"),
-                accept("/", "gzip"),
-                accept("/", "br"),
-                accept("/", "zstd"),
-                accept("/", "gzip;q=0.5, br;q=0.9"),
-                accept("/", "br, gzip"),
-                accept("/", "gzip, br"),
-                accept("/", "*"),
-                accept("/", "deflate"),
-                accept("/", "identity"),
-                accept("/", "gzip;q=0"),
-                accept("/", "identity, gzip;q=0.5"),
-                accept("/short", "gzip"),
-                accept("/nogzip", "gzip"),
-                accept("/nogzip", "gzip, br"),
-                accept("/", "gzip").method(Method::HEAD),
-                accept("/status/404", "gzip"),
-            ],
-        ),
-        case(
-            "what is compressed",
-            &[compressor(
-                "gz",
-                "gzip.compressor.v3.Gzip",
-                json!({"common_config": {"content_type": ["text/plain"]}, "remove_accept_encoding_header": true}),
-            )],
-            json!([plain("/")]),
-            vec![accept("/", "gzip")],
-        ),
-    ]
-}
-
-fn others() -> Vec<Case> {
-    let health = |config: Value| {
-        let mut config = config;
-        config["headers"] = json!([{"name": ":path", "string_match": {"exact": "/healthz"}}]);
-        filter("h", "health_check.v3.HealthCheck", config)
-    };
-    let session = |kind: &str, mut config: Value| {
-        config["@type"] =
-            format!("type.googleapis.com/envoy.extensions.http.stateful_session.{kind}").into();
-        let (folder, _) = kind.split_once('.').unwrap();
-        let name = format!("envoy.http.stateful_session.{folder}");
-        let config = json!({"session_state": {"name": name, "typed_config": config}});
-        filter("s", "stateful_session.v3.StatefulSession", config)
-    };
-    let off = json!({"s": typed("stateful_session.v3.StatefulSessionPerRoute", json!({"disabled": true}))});
-    let cookie = json!({"cookie": {"name": "sess", "path": "/shop"}});
-    let check = "/envoy.service.auth.v3.Authorization/Check";
-    let web = |kind: &str, body: &str| post("/s/m", body).header("content-type", kind);
-    vec![
-        case(
-            "health checks are answered",
-            &[health(json!({"pass_through_mode": false}))],
-            json!([plain("/x")]),
-            vec![
-                get("/healthz"),
-                get("/healthz?x"),
-                get("/x"),
-                post("/healthz", "x"),
-                get("/healthz").method(Method::HEAD),
-            ],
-        ),
-        case(
-            "health checks pass through",
-            &[health(json!({"pass_through_mode": true}))],
-            json!([plain("/")]),
-            vec![get("/healthz"), get("/x")],
-        ),
-        case(
-            "health checks ask for healthy endpoints",
-            &[health(
-                json!({"pass_through_mode": false, "cluster_min_healthy_percentages": {"a": {"value": 50}, "nowhere": {"value": 50}}}),
-            )],
-            json!([plain("/")]),
-            vec![get("/healthz")],
-        ),
-        case(
-            "sessions by cookie",
-            &[session("cookie.v3.CookieBasedSessionState", cookie)],
-            json!([route("/shop/off", off.clone()), plain("/")]),
-            ["/shop", "/shop/x", "/shopping", "/", "/shop/off"].map(get).to_vec(),
-        ),
-        case(
-            "sessions by header",
-            &[session("header.v3.HeaderBasedSessionState", json!({"name": "x-session"}))],
-            json!([route("/off", off), plain("/")]),
-            vec![
-                get("/"),
-                get("/off"),
-                get("/").header("x-session", "bm90IGFuIGFkZHJlc3M="),
-                get("/").header("x-session", "MTI3LjAuMC4xOjE="),
-            ],
-        ),
-        case(
-            "gRPC-Web requests",
-            &[filter("g", "grpc_web.v3.GrpcWeb", json!({}))],
-            json!([
-                {"match": {"prefix": "/none"}, "route": {"cluster": "nowhere"}},
-                {"match": {"prefix": "/envoy.service"}, "route": {"cluster": "authz"}},
-                {"match": {"prefix": "/direct"}, "direct_response": {"status": 401, "body": {"inline_string": "who? 100%"}}},
-                plain("/")]),
-            vec![
-                web("application/grpc-web-text", "AAAAAAJoaQ=="),
-                web("application/grpc-web+proto", "x"),
-                web("application/json", "{}"),
-                post(check, "\0\0\0\0\0").header("content-type", "application/grpc-web+proto"),
-                post(check, "AAAAAAA=")
-                    .header("content-type", "application/grpc-web-text")
-                    .header("accept", "application/grpc-web-text"),
-                post("/envoy.service.auth.v3.Authorization/None", "\0\0\0\0\0")
-                    .header("content-type", "application/grpc-web"),
-                post("/direct", "x").header("content-type", "application/grpc-web+proto"),
-                post("/none", "x").header("content-type", "application/grpc-web+proto"),
-                post("/none", "AAAA")
-                    .header("content-type", "application/grpc-web-text")
-                    .header("accept", "application/grpc-web-text"),
-            ],
-        ),
-    ]
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
+use xds_proto::field::{At, FieldError};
+
 use crate::matcher::header::HeaderMatcher;
 
 /// What to do about answers and failures of an upstream.
@@ -76,6 +78,20 @@ pub struct RetryOn {
 }
 
 impl RetryOn {
+    /// The conditions of a list, by their names.
+    ///
+    /// # Errors
+    /// One that is not known.
+    pub fn parse(names: &str) -> Result<Self, FieldError> {
+        let mut on = Self::default();
+        for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            if !on.add(name) {
+                return Err(FieldError::invalid(format!("unknown condition {name:?}")));
+            }
+        }
+        Ok(on)
+    }
+
     /// Adds the condition of this name; says whether there is one.
     pub fn add(&mut self, name: &str) -> bool {
         match name {
@@ -205,6 +221,22 @@ impl Default for BackOff {
 }
 
 impl BackOff {
+    /// Waits from `base` on, up to `max`, which is ten times as much where it is not given.
+    ///
+    /// # Errors
+    /// When one is zero, or the bound below the base.
+    pub fn new(base: Duration, max: Option<Duration>) -> Result<Self, FieldError> {
+        let max = max.unwrap_or_else(|| base.saturating_mul(10));
+        if base.is_zero() {
+            return Err(FieldError::invalid("must be above zero")).at("base_interval");
+        }
+        if max < base {
+            let error = FieldError::invalid("must be at least base_interval");
+            return Err(error).at("max_interval");
+        }
+        Ok(Self { base, max })
+    }
+
     /// How long to wait before retry `number` (1 is the first): a random time below a bound that
     /// doubles with each.
     pub fn wait(&self, number: u32, random: u64) -> Duration {
