@@ -148,8 +148,11 @@ fn custom(extension: TypedExtensionConfig, input: &Input) -> Result<Test, FieldE
 }
 
 fn addresses(message: Ip) -> Result<Test, FieldError> {
-    // stat_prefix: names counters that this proxy does not keep.
-    fields!(message: Ip, read: [cidr_ranges], ignore: [stat_prefix], refuse: []);
+    fields!(message: Ip, read: [cidr_ranges],
+        // Names counters that this proxy does not keep.
+        ignore: [stat_prefix],
+        refuse: [],
+    );
     let ranges = each(cidr_ranges, "cidr_ranges", matchers::cidr)?;
     if ranges.is_empty() {
         return Err(FieldError::required()).at("cidr_ranges");
