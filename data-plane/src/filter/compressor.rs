@@ -38,8 +38,6 @@ pub struct Compressor {
 
 #[derive(Debug)]
 struct Settings {
-    /// The encoding of the library that the chain has, whatever a route has.
-    offer: &'static str,
     /// Whether it is chosen where a client likes others as well.
     is_preferred: bool,
     request: Option<Messages>,
@@ -86,8 +84,8 @@ struct Accepted(HeaderValue);
 /// What the compressors of a chain agree on.
 #[derive(Debug, Default)]
 struct Negotiation {
-    /// All of them, in their order.
-    offers: Vec<Arc<Settings>>,
+    /// The encodings of all of them, in their order.
+    offers: Vec<(&'static str, Arc<Settings>)>,
     /// What the first that had to choose chose.
     choice: Option<Option<&'static str>>,
 }
@@ -125,7 +123,8 @@ impl HttpFilter for Compressor {
 
     async fn on_request(&self, request: &mut Request<Body>, stage: &mut Stage<'_>) -> Verdict {
         let settings = &self.settings;
-        stage.share(|all: &mut Negotiation| all.offers.push(Arc::clone(settings)));
+        let offer = (self.library.encoding(), Arc::clone(settings));
+        stage.share(|all: &mut Negotiation| all.offers.push(offer));
         if let Some(accepted) = joined(request.headers(), &ACCEPT_ENCODING) {
             stage.remember(Accepted(accepted));
         }
@@ -146,7 +145,7 @@ impl HttpFilter for Compressor {
         let is_compressible = responses.are_compressible(response);
         // The answer to HEAD says what GET would get, but for its length and encoding.
         let is_chosen = !response.body().is_empty()
-            && self.choice(response.headers(), stage) == Some(self.settings.offer);
+            && self.choice(response.headers(), stage) == Some(self.library.encoding());
         if !is_compressible {
             return;
         }
@@ -172,8 +171,9 @@ impl Compressor {
             return choice;
         }
         let offers = negotiation.offers.iter();
-        let offers = offers.filter(|offer| offer.response.messages.have_type(headers));
-        let offers: Vec<_> = offers.map(|offer| (offer.offer, offer.is_preferred)).collect();
+        let offers = offers.filter(|(_, offer)| offer.response.messages.have_type(headers));
+        let offers: Vec<_> =
+            offers.map(|(encoding, offer)| (*encoding, offer.is_preferred)).collect();
         let choice = accept::choose(accepted.to_str().ok()?, &offers);
         negotiation.choice = Some(choice);
         choice

@@ -75,14 +75,13 @@ pub(super) fn compile(config: api::Compressor) -> Result<Compressor, FieldError>
             ..ResponseDirectionConfig::default()
         }
     });
-    let removes_accept_encoding = response.remove_accept_encoding_header;
-    let response = self::response(response).at("response_direction_config")?;
+    let (response, removes_accept_encoding) =
+        self::response(response).at("response_direction_config")?;
     Ok(Compressor {
         library,
         is_enabled: response.messages.is_enabled,
         removes_accept_encoding,
         settings: Arc::new(Settings {
-            offer: library.encoding(),
             is_preferred: choose_first,
             request: request.at("request_direction_config")?,
             response,
@@ -95,14 +94,14 @@ fn request(message: RequestDirectionConfig) -> Result<Messages, FieldError> {
     messages(common_config.unwrap_or_default()).at("common_config")
 }
 
-fn response(message: ResponseDirectionConfig) -> Result<Responses, FieldError> {
+/// Which responses, and whether upstream does not hear what the client accepts.
+fn response(message: ResponseDirectionConfig) -> Result<(Responses, bool), FieldError> {
     fields!(message: ResponseDirectionConfig,
         read: [
             common_config, disable_on_etag_header, weaken_etag_on_compress,
-            uncompressible_response_codes,
+            remove_accept_encoding_header, uncompressible_response_codes,
         ],
-        // It is read with what routes may change.
-        ignore: [remove_accept_encoding_header],
+        ignore: [],
         refuse: [status_header_enabled]);
     let statuses = each(uncompressible_response_codes, "uncompressible_response_codes", |code| {
         u16::try_from(code)
@@ -111,12 +110,13 @@ fn response(message: ResponseDirectionConfig) -> Result<Responses, FieldError> {
             .and_then(|code| StatusCode::from_u16(code).ok())
             .ok_or_else(|| FieldError::invalid("must be 200 to 599"))
     })?;
-    Ok(Responses {
+    let responses = Responses {
         messages: messages(common_config.unwrap_or_default()).at("common_config")?,
         spares_etag: disable_on_etag_header && !weaken_etag_on_compress,
         weakens_etag: weaken_etag_on_compress,
         spared_statuses: statuses.into(),
-    })
+    };
+    Ok((responses, remove_accept_encoding_header))
 }
 
 fn messages(common: CommonDirectionConfig) -> Result<Messages, FieldError> {

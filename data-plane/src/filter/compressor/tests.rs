@@ -139,8 +139,8 @@ async fn a_strong_tag_does_not_outlive_compression() {
     }
 }
 
-#[test]
-fn a_route_may_turn_it_off_or_do_it_otherwise() {
+#[tokio::test]
+async fn a_route_may_turn_it_off_or_do_it_otherwise() {
     let route = |text: &str| Compressor::compile_route(from_yaml(text).unwrap()).unwrap();
     let link = |route: &RouteCompressor| {
         let base = filter("gzip", "");
@@ -154,4 +154,9 @@ fn a_route_may_turn_it_off_or_do_it_otherwise() {
     let linked = link(&other).made().unwrap();
     assert_eq!(linked.library, Library::Zstd { level: 5, has_checksum: false });
     assert!(linked.removes_accept_encoding);
+    let chain = [linked];
+    for (accept, want) in [("gzip", ""), ("zstd", "zstd"), ("gzip, zstd", "zstd")] {
+        let response = pass(&chain, accept, answer(&[])).await;
+        assert_eq!(decoded(response).await, (want.to_owned(), TEXT.to_owned()), "{accept}");
+    }
 }
