@@ -17,6 +17,7 @@ use crate::admin::{self, Admin, Readiness};
 use crate::bootstrap::{Bootstrap, RuntimeSource};
 use crate::cluster::watch::Surroundings;
 use crate::compile::Origin;
+use crate::compile::cluster::resolver;
 use crate::filtering::on_demand::Desk;
 use crate::serve::{self, Workers};
 use crate::snapshot::SnapshotCell;
@@ -117,6 +118,7 @@ impl Proxy {
         let admin_listener = TcpListener::bind(admin_address)
             .await
             .with_context(|| format!("admin address {admin_address}"))?;
+        let resolver = resolver::of_bootstrap(bootstrap.names.clone())?;
         let snapshots = SnapshotCell::default();
         let registry = Arc::new(Registry::default());
         let (desk, asks) = Desk::new();
@@ -143,7 +145,7 @@ impl Proxy {
             snapshots: snapshots.clone(),
             registry: Arc::clone(&registry),
             listening: Listening::new(workers),
-            lookups: Lookups::new(answers, proxy.source_tasks.clone(), proxy.sources.clone()),
+            lookups: Lookups::new(resolver, answers, &proxy.source_tasks, &proxy.sources),
             watches: Watches::new(around, proxy.sources.clone()),
             readiness: readiness.clone(),
             wanted,

@@ -38,8 +38,21 @@ pub struct Bootstrap {
     pub dynamic_clusters: bool,
     /// The layers of runtime values, lowest first.
     pub runtime: Vec<RuntimeLayer>,
+    /// Who is asked for names, where a cluster does not say.
+    pub names: NameServers,
     /// Secrets, clusters and listeners that are always there, in this order.
     pub resources: Vec<Resource>,
+}
+
+/// The fields that say who is asked for names.
+#[derive(Debug, Clone, Default)]
+pub struct NameServers {
+    /// By an extension.
+    pub typed: Option<core::TypedExtensionConfig>,
+    /// By addresses.
+    pub resolution: Option<core::DnsResolutionConfig>,
+    /// By TCP only.
+    pub only_tcp: bool,
 }
 
 /// One layer of runtime values.
@@ -89,7 +102,10 @@ pub fn parse(text: &str, read: ReadFile<'_>) -> Result<Bootstrap, BootstrapError
 
 fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
     fields!(message: proto::Bootstrap,
-        read: [node, static_resources, dynamic_resources, layered_runtime, admin],
+        read: [
+            node, static_resources, dynamic_resources, layered_runtime, admin,
+            typed_dns_resolver_config, dns_resolution_config, use_tcp_for_dns_lookups,
+        ],
         // How Envoy measures and watches itself, and which of its own parts it uses.
         ignore: [
             node_context_params, stats_flush_interval, stats_config, deferred_stat_options,
@@ -97,8 +113,7 @@ fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
             default_socket_interface, inline_headers, perf_tracing_file_path, default_regex_engine,
             listener_manager, application_log_config, grpc_async_client_manager_config,
             memory_allocator_manager, enable_worker_cpu_affinity, stats_flush, stats_eviction,
-            flags_path, typed_dns_resolver_config, dns_resolution_config, use_tcp_for_dns_lookups,
-            bootstrap_extensions, fatal_actions, xds_config_tracker_extension,
+            flags_path, bootstrap_extensions, fatal_actions, xds_config_tracker_extension,
         ],
         refuse: [
             cluster_manager, hds_config, stats_sinks, tracing, overload_manager, header_prefix,
@@ -113,6 +128,11 @@ fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
     }
     bootstrap.resources = read_static(statics).at("static_resources")?;
     bootstrap.admin = admin.map(read_admin).transpose().at("admin")?.flatten();
+    bootstrap.names = NameServers {
+        typed: typed_dns_resolver_config,
+        resolution: dns_resolution_config,
+        only_tcp: use_tcp_for_dns_lookups,
+    };
     if let Some(runtime) = layered_runtime {
         bootstrap.runtime =
             xds_proto::field::each(runtime.layers, "layers", read_layer).at("layered_runtime")?;

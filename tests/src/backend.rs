@@ -36,16 +36,22 @@ pub struct Backend {
 impl Backend {
     /// Starts one on a free port; it speaks HTTP/1.1 and HTTP/2 with prior knowledge.
     pub async fn start(name: &'static str) -> Self {
-        Self::start_over(name, None).await
+        Self::start_at(([127, 0, 0, 1], 0).into(), name).await
+    }
+
+    /// As [`Self::start`], at an address.
+    pub async fn start_at(address: SocketAddr, name: &'static str) -> Self {
+        Self::start_over(address, name, None).await
     }
 
     /// Starts one that speaks TLS.
     pub async fn start_tls(name: &'static str, config: ServerConfig) -> Self {
-        Self::start_over(name, Some(TlsAcceptor::from(Arc::new(config)))).await
+        let tls = TlsAcceptor::from(Arc::new(config));
+        Self::start_over(([127, 0, 0, 1], 0).into(), name, Some(tls)).await
     }
 
-    async fn start_over(name: &'static str, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn start_over(address: SocketAddr, name: &'static str, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let hits = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&hits);

@@ -238,10 +238,15 @@ impl Envoy {
     /// Starts one that follows `control_plane`. `api` is `GRPC` or `DELTA_GRPC`.
     pub async fn start(control_plane: SocketAddr, node: &str, fleet: &str, api: &str) -> Self {
         let admin = ports::address();
+        let bootstrap = bootstrap(control_plane, admin, (node, fleet), api);
+        Self::from_bootstrap(&bootstrap, admin, Command::new(tools::envoy())).await
+    }
+
+    /// Starts one by a command from a bootstrap, and waits until it is ready. `admin` is what the bootstrap says.
+    pub async fn from_bootstrap(bootstrap: &str, admin: SocketAddr, mut command: Command) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("bootstrap.yaml");
-        fs::write(&file, bootstrap(control_plane, admin, (node, fleet), api)).unwrap();
-        let mut command = Command::new(tools::envoy());
+        fs::write(&file, bootstrap).unwrap();
         command.arg("-c").arg(&file).args([
             "--use-dynamic-base-id",
             "--concurrency",

@@ -8,6 +8,7 @@ pub mod load;
 pub mod authz;
 pub mod backend;
 pub mod authority;
+pub mod dns;
 pub mod client;
 pub mod tls;
 pub mod switch;

@@ -7,6 +7,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::dns::Memory;
+use crate::cluster::dns::resolver::Resolver;
 use crate::cluster::endpoints::EndpointsConfig;
 use crate::cluster::{ClusterConfig, dns};
 
@@ -16,7 +18,9 @@ pub(super) type Answer = (Arc<str>, EndpointsConfig);
 /// One task a cluster.
 #[derive(Debug)]
 pub(super) struct Lookups {
-    running: HashMap<Arc<str>, (Arc<ClusterConfig>, CancellationToken)>,
+    running: HashMap<Arc<str>, Lookup>,
+    /// Who is asked where a cluster does not say.
+    resolver: Arc<Resolver>,
     answers: mpsc::Sender<Answer>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -24,35 +28,45 @@ pub(super) struct Lookups {
 
 impl Lookups {
     pub(super) fn new(
+        resolver: Resolver,
         answers: mpsc::Sender<Answer>,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
     ) -> Self {
-        Self { running: HashMap::new(), answers, tasks, shutdown }
+        let (tasks, shutdown) = (tasks.clone(), shutdown.clone());
+        Self { running: HashMap::new(), resolver: Arc::new(resolver), answers, tasks, shutdown }
     }
 
     /// Starts and stops tasks, so that there is one for each of `clusters` as it is.
     pub(super) fn follow<'a>(&mut self, clusters: impl Iterator<Item = &'a Arc<ClusterConfig>>) {
         let mut old = std::mem::take(&mut self.running);
         for config in clusters {
-            let entry = match old.remove(&config.name) {
-                Some(entry) if Arc::ptr_eq(&entry.0, config) => entry,
-                other => {
-                    stop(other);
-                    let token = self.shutdown.child_token();
-                    let (config_of_task, answers) = (Arc::clone(config), self.answers.clone());
-                    self.tasks.spawn(dns::watch(config_of_task, answers, token.clone()));
-                    (Arc::clone(config), token)
+            let lookup = match old.remove(&config.name) {
+                Some(lookup) if Arc::ptr_eq(&lookup.config, config) => lookup,
+                Some(lookup) => {
+                    lookup.token.cancel();
+                    self.start(config, lookup.memory)
                 }
+                None => self.start(config, Memory::default()),
             };
-            self.running.insert(Arc::clone(&config.name), entry);
+            self.running.insert(Arc::clone(&config.name), lookup);
         }
-        old.into_values().for_each(|entry| stop(Some(entry)));
+        old.into_values().for_each(|lookup| lookup.token.cancel());
+    }
+
+    fn start(&self, config: &Arc<ClusterConfig>, memory: Memory) -> Lookup {
+        let token = self.shutdown.child_token();
+        let named = (Arc::clone(config), Arc::clone(&self.resolver));
+        self.tasks.spawn(dns::watch(named, memory.clone(), self.answers.clone(), token.clone()));
+        Lookup { config: Arc::clone(config), memory, token }
     }
 }
 
-fn stop(entry: Option<(Arc<ClusterConfig>, CancellationToken)>) {
-    if let Some((_, token)) = entry {
-        token.cancel();
-    }
+/// What looks up the names of a cluster.
+#[derive(Debug)]
+struct Lookup {
+    config: Arc<ClusterConfig>,
+    /// What was found so far.
+    memory: Memory,
+    token: CancellationToken,
 }

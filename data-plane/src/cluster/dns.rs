@@ -1,16 +1,22 @@
 //! Endpoints from DNS: names looked up again and again, the last good answer kept.
 
-use std::collections::{BTreeMap, HashSet};
+mod answers;
+mod files;
+pub mod resolver;
+
+use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use xds_proto::convert::Address;
 
-use crate::cluster::endpoints::{EndpointConfig, EndpointsConfig, LocalityConfig};
+use crate::cluster::dns::answers::{Answers, names};
+use crate::cluster::dns::resolver::{Answer, Resolver};
+use crate::cluster::endpoints::EndpointsConfig;
 use crate::cluster::{ClusterConfig, Discovery};
 
 /// How names are looked up.
@@ -22,12 +28,42 @@ pub struct DnsConfig {
     pub family: Family,
     /// All addresses are one endpoint's, and its first is kept while the answer has it.
     pub is_logical: bool,
-    /// Time between lookups. Envoy's default is 5 s.
+    /// When they are looked up again.
+    pub pace: Pace,
+    /// Who is asked; unset for whom the proxy asks where nothing is said.
+    pub resolver: Option<Resolver>,
+}
+
+/// The time between lookups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pace {
+    /// After an answer. Envoy's default is 5 s.
     pub refresh: Duration,
-    /// Time to the next lookup after one that failed, growing up to the second.
+    /// Whether an answer that says how long it is good decides instead.
+    pub by_ttl: bool,
+    /// The least that it may decide.
+    pub ttl_min: Duration,
+    /// After a lookup that failed, growing up to the second.
     pub failure_refresh: (Duration, Duration),
-    /// Up to so much is added to the time between lookups.
+    /// Up to so much is added after an answer.
     pub jitter: Duration,
+}
+
+impl Pace {
+    /// After an answer that is good for so long.
+    fn after_answer(&self, ttl: Option<Duration>) -> Duration {
+        let refresh = match ttl {
+            Some(ttl) if self.by_ttl => ttl.max(self.ttl_min),
+            _ => self.refresh,
+        };
+        refresh + self.jitter.mul_f64(fastrand::f64())
+    }
+
+    /// After so many failures in a row; at least one.
+    fn after_failure(&self, failures: u32) -> Duration {
+        let (base, max) = self.failure_refresh;
+        base.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(max)
+    }
 }
 
 /// Which addresses of an answer are taken.
@@ -45,20 +81,24 @@ pub enum Family {
     All,
 }
 
-/// The longest wait for one answer.
-const LOOKUP_MAX: Duration = Duration::from_secs(10);
+/// What was found for a cluster, which outlives a change of it.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<Mutex<Answers>>);
 
-/// Looks the names of `config` up until `shutdown`, and sends endpoints under the cluster's name
-/// whenever they changed. A name that cannot be looked up keeps its last answer, so endpoints
-/// without a single address mean that nothing was ever found: they end the wait for the first
-/// answer, and need not replace what an earlier watch found.
+/// Looks the names of a cluster up until `shutdown`, and sends endpoints under the cluster's name
+/// whenever they changed. A name that cannot be looked up keeps its last answer. The resolver is
+/// asked unless the cluster names another.
+///
+/// The first are sent as soon as there are some, or all names were looked up once.
 pub async fn watch(
-    config: Arc<ClusterConfig>,
+    (config, resolver): (Arc<ClusterConfig>, Arc<Resolver>),
+    memory: Memory,
     sink: mpsc::Sender<(Arc<str>, EndpointsConfig)>,
     shutdown: CancellationToken,
 ) {
     let Discovery::Dns(dns) = &config.discovery else { return };
-    let watching = keep_looking(&config.name, dns, &sink, &System);
+    let resolver = dns.resolver.as_ref().unwrap_or(&resolver);
+    let watching = keep_looking(&config.name, dns, (&memory, &sink), resolver);
     shutdown.run_until_cancelled(watching).await;
 }
 
@@ -67,137 +107,78 @@ trait Resolve: Sync {
     fn resolve(
         &self,
         name: &str,
-        port: u16,
-    ) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+        family: Family,
+    ) -> impl Future<Output = io::Result<Answer>> + Send;
 }
 
-/// The resolver of the system.
-struct System;
-
-impl Resolve for System {
-    async fn resolve(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let lookup = tokio::net::lookup_host((name, port));
-        let found = tokio::time::timeout(LOOKUP_MAX, lookup).await;
-        Ok(found.map_err(|_| io::ErrorKind::TimedOut)??.collect())
+impl Resolve for Resolver {
+    async fn resolve(&self, name: &str, family: Family) -> io::Result<Answer> {
+        self.resolve(name, family).await
     }
 }
 
 async fn keep_looking(
     cluster: &Arc<str>,
     dns: &DnsConfig,
-    sink: &mpsc::Sender<(Arc<str>, EndpointsConfig)>,
+    (memory, sink): (&Memory, &mpsc::Sender<(Arc<str>, EndpointsConfig)>),
     resolver: &impl Resolve,
 ) {
-    let mut answers = Answers::default();
+    let names = names(&dns.names);
+    let mut open: BTreeSet<&str> = names.iter().copied().collect();
+    let lookups = names.iter().map(|name| Box::pin(lookups(cluster, name, dns, resolver)));
+    let mut lookups = stream::select_all(lookups);
     let mut sent = None;
-    let mut failures = 0;
     loop {
-        let is_complete = answers.refresh(cluster, dns, resolver).await;
-        failures = if is_complete { 0 } else { failures + 1 };
-        let endpoints = answers.endpoints(dns);
-        if sent.as_ref() != Some(&endpoints) {
+        let endpoints = memory.0.lock().unwrap_or_else(PoisonError::into_inner).endpoints(dns);
+        let has_some = endpoints.localities.iter().any(|group| !group.endpoints.is_empty());
+        let is_due = open.is_empty() || (has_some && open.len() < names.len());
+        if is_due && sent.as_ref() != Some(&endpoints) {
             if sink.send((Arc::clone(cluster), endpoints.clone())).await.is_err() {
                 return;
             }
             sent = Some(endpoints);
         }
-        tokio::time::sleep(pause(dns, failures)).await;
+        let Some((name, found)) = lookups.next().await else { return };
+        open.remove(name);
+        if let Some(found) = found {
+            let mut answers = memory.0.lock().unwrap_or_else(PoisonError::into_inner);
+            answers.take(name, found, dns.is_logical);
+        }
     }
 }
 
-/// The time to the next lookup, after so many failures in a row.
-fn pause(dns: &DnsConfig, failures: u32) -> Duration {
-    let (base, max) = dns.failure_refresh;
-    let pause = match failures.checked_sub(1) {
-        None => dns.refresh,
-        Some(before) => base.saturating_mul(2_u32.saturating_pow(before)).min(max),
-    };
-    pause + dns.jitter.mul_f64(fastrand::f64())
-}
-
-/// The last good answers, by name and port.
-#[derive(Debug, Default)]
-struct Answers(BTreeMap<(String, u16), Vec<SocketAddr>>);
-
-impl Answers {
-    /// Looks every name up; whether all could be.
-    async fn refresh(
-        &mut self,
-        cluster: &Arc<str>,
-        dns: &DnsConfig,
-        resolver: &impl Resolve,
-    ) -> bool {
-        let mut names: Vec<_> = dns.names.localities.iter().flat_map(names).collect();
-        names.sort_unstable();
-        names.dedup();
-        let lookups = names.iter().map(|(name, port)| resolver.resolve(name, *port));
-        let found = futures_util::future::join_all(lookups).await;
-        let mut is_complete = true;
-        for (name, found) in names.into_iter().zip(found) {
-            match found.map(|found| choose(dns.family, found)) {
-                Ok(found) if !found.is_empty() => self.take(name, found, dns.is_logical),
-                Ok(_) => is_complete = false,
-                Err(error) => {
-                    is_complete = false;
-                    let error = &error as &dyn std::error::Error;
-                    tracing::debug!(cluster = &**cluster, name = name.0, error, "lookup failed");
-                }
-            }
-        }
-        is_complete
-    }
-
-    fn take(&mut self, name: (String, u16), mut found: Vec<SocketAddr>, is_logical: bool) {
-        // Answers come in any order, which is no change.
-        let first = found.first().copied();
-        found.sort_unstable();
-        found.dedup();
-        if is_logical {
-            let last = self.0.get(&name).and_then(|last| last.first());
-            let kept = last.copied().filter(|last| found.contains(last)).or(first);
-            found.sort_by_key(|address| Some(*address) != kept);
-        }
-        self.0.insert(name, found);
-    }
-
-    /// The endpoints with addresses in place of names; the first of several with one address counts.
-    fn endpoints(&self, dns: &DnsConfig) -> EndpointsConfig {
-        let mut seen = HashSet::new();
-        let localities = dns.names.localities.iter().map(|group| {
-            let resolved = |endpoint| self.resolved(endpoint, dns.is_logical);
-            let endpoints = group.endpoints.iter().flat_map(resolved);
-            let endpoints = endpoints.filter(|endpoint| seen.insert(endpoint.address.clone()));
-            LocalityConfig { endpoints: endpoints.collect(), ..group.clone() }
+/// What a name leads to, each time that it is looked up; nothing where that failed.
+fn lookups<'a>(
+    cluster: &'a Arc<str>,
+    name: &'a str,
+    dns: &'a DnsConfig,
+    resolver: &'a impl Resolve,
+) -> impl Stream<Item = (&'a str, Option<Vec<IpAddr>>)> + Send {
+    stream::unfold((Duration::ZERO, 0), move |(pause, failures)| async move {
+        tokio::time::sleep(pause).await;
+        let found = resolver.resolve(name, dns.family).await.and_then(|answer| {
+            // A logical endpoint has an address, a group of endpoints may be empty.
+            let is_answer = !(dns.is_logical && answer.addresses.is_empty());
+            is_answer.then_some(answer).ok_or_else(|| io::ErrorKind::NotFound.into())
         });
-        EndpointsConfig { localities: localities.collect(), ..(*dns.names).clone() }
-    }
-
-    /// An endpoint for each address; or one that has them all.
-    fn resolved(&self, endpoint: &EndpointConfig, is_logical: bool) -> Vec<EndpointConfig> {
-        let Address::Name(name, port) = &endpoint.address else { return vec![endpoint.clone()] };
-        let found = self.0.get(&(name.clone(), *port)).map_or(&[][..], |found| found);
-        let also = if is_logical { found.get(1..).unwrap_or_default() } else { &[] };
-        let found = if is_logical { found.get(..1).unwrap_or_default() } else { found };
-        let at = |address: &SocketAddr| EndpointConfig {
-            address: Address::Ip(*address),
-            also: also.into(),
-            ..endpoint.clone()
-        };
-        found.iter().map(at).collect()
-    }
-}
-
-fn names(group: &LocalityConfig) -> Vec<(String, u16)> {
-    let names = group.endpoints.iter().filter_map(|endpoint| match &endpoint.address {
-        Address::Name(name, port) => Some((name.clone(), *port)),
-        Address::Ip(_) | Address::Pipe(_) => None,
-    });
-    names.collect()
+        Some(match found {
+            Ok(answer) => {
+                let pause = dns.pace.after_answer(answer.ttl);
+                ((name, Some(answer.addresses)), (pause, 0))
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(cluster = &**cluster, name, error, "lookup failed");
+                let failures = failures + 1_u32;
+                ((name, None), (dns.pace.after_failure(failures), failures))
+            }
+        })
+    })
 }
 
 /// The addresses that the family allows.
-fn choose(family: Family, found: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let (v4, v6): (Vec<_>, Vec<_>) = found.iter().copied().partition(SocketAddr::is_ipv4);
+fn choose(family: Family, found: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = found.iter().copied().partition(IpAddr::is_ipv4);
     match family {
         Family::All => found,
         Family::V4Only => v4,
@@ -213,14 +194,16 @@ fn choose(family: Family, found: Vec<SocketAddr>) -> Vec<SocketAddr> {
 mod tests {
     use std::sync::Mutex;
 
+    use xds_proto::convert::Address;
+
     use super::*;
-    use crate::cluster::endpoints::{Health, Locality};
+    use crate::cluster::endpoints::{EndpointConfig, Health, Locality, LocalityConfig};
 
     fn dns(is_logical: bool) -> DnsConfig {
-        let endpoint = EndpointConfig {
-            address: Address::Name("a.test".into(), 80),
+        let endpoint = |name: &str, port| EndpointConfig {
+            address: Address::Name(name.into(), port),
             also: Box::default(),
-            hostname: "a.test".into(),
+            hostname: name.into(),
             weight: 3,
             health: Health::Healthy,
             labels: Arc::default(),
@@ -231,7 +214,7 @@ mod tests {
             locality: Locality::default(),
             priority: 0,
             weight: None,
-            endpoints: Box::new([endpoint]),
+            endpoints: Box::new([endpoint("a.test", 80)]),
         };
         let names = EndpointsConfig {
             name: "c".into(),
@@ -242,32 +225,48 @@ mod tests {
             names: Arc::new(names),
             family: Family::V4Preferred,
             is_logical,
-            refresh: Duration::from_secs(5),
-            failure_refresh: (Duration::from_secs(1), Duration::from_secs(3)),
-            jitter: Duration::ZERO,
+            pace: Pace {
+                refresh: Duration::from_secs(5),
+                by_ttl: true,
+                ttl_min: Duration::from_secs(2),
+                failure_refresh: (Duration::from_secs(1), Duration::from_secs(3)),
+                jitter: Duration::ZERO,
+            },
+            resolver: None,
         }
     }
 
-    /// Answers from a script, then fails.
-    struct Script(Mutex<Vec<&'static [&'static str]>>);
+    /// Addresses and the seconds for which they are good; or a failure.
+    type Reply = Option<(&'static [&'static str], u64)>;
+
+    /// Answers from a script, then fails. Keeps the time of each question.
+    struct Script(Mutex<Vec<Reply>>, Mutex<Vec<u64>>, tokio::time::Instant);
 
     impl Resolve for Script {
-        async fn resolve(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        async fn resolve(&self, _: &str, _: Family) -> io::Result<Answer> {
+            self.1.lock().unwrap().push(self.2.elapsed().as_secs());
             let mut script = self.0.lock().unwrap();
             if script.is_empty() {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            let answer = script.remove(0);
-            Ok(answer.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), port)).collect())
+            let (addresses, ttl) = script.remove(0).ok_or(io::ErrorKind::TimedOut)?;
+            let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+            Ok(Answer { addresses, ttl: (ttl > 0).then_some(Duration::from_secs(ttl)) })
         }
     }
 
-    async fn played(dns: DnsConfig, script: &[&'static [&'static str]]) -> Vec<Vec<String>> {
+    /// The addresses that were sent, and when it was asked.
+    async fn played(
+        dns: &DnsConfig,
+        memory: &Memory,
+        script: &[Reply],
+    ) -> (Vec<Vec<String>>, Vec<u64>) {
         let (sink, mut source) = mpsc::channel(8);
-        let resolver = Script(Mutex::new(script.to_vec()));
+        let script = Mutex::new(script.to_vec());
+        let resolver = Script(script, Mutex::default(), tokio::time::Instant::now());
         let name = "c".into();
-        let looking = keep_looking(&name, &dns, &sink, &resolver);
-        tokio::time::timeout(Duration::from_secs(60), looking).await.unwrap_err();
+        let looking = keep_looking(&name, dns, (memory, &sink), &resolver);
+        tokio::time::timeout(Duration::from_secs(20), looking).await.unwrap_err();
         let mut sent = Vec::new();
         while let Ok((_, endpoints)) = source.try_recv() {
             let addresses = endpoints.localities[0].endpoints.iter().map(|one| &one.address);
@@ -275,44 +274,90 @@ mod tests {
                 addresses.map(|address| crate::cluster::label(address).to_string()).collect(),
             );
         }
-        sent
+        (sent, resolver.1.into_inner().unwrap())
+    }
+
+    async fn sent(dns: &DnsConfig, script: &[Reply]) -> Vec<Vec<String>> {
+        played(dns, &Memory::default(), script).await.0
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_in_another_order_is_no_change_and_a_failure_keeps_the_last() {
-        let script: [&[&str]; 3] =
-            [&["10.0.0.2", "10.0.0.1", "::1"], &["10.0.0.1", "10.0.0.2"], &["10.0.0.3"]];
-        let sent = played(dns(false), &script).await;
+        let script = [
+            Some((&["10.0.0.2", "10.0.0.1"][..], 0)),
+            Some((&["10.0.0.1", "10.0.0.2"], 0)),
+            None,
+            Some((&["10.0.0.3"], 0)),
+        ];
+        let sent = sent(&dns(false), &script).await;
         assert_eq!(sent, [vec!["10.0.0.1:80", "10.0.0.2:80"], vec!["10.0.0.3:80"]]);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_name_without_addresses_has_no_endpoint_but_a_logical_one_keeps_its_own() {
+        let script = [Some((&["10.0.0.1"][..], 0)), Some((&[], 0))];
+        assert_eq!(sent(&dns(false), &script).await, [vec!["10.0.0.1:80"], vec![]]);
+        assert_eq!(sent(&dns(true), &script).await, [["10.0.0.1:80"]]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_logical_endpoint_keeps_its_address_while_the_answer_has_it() {
-        let script: [&[&str]; 3] =
-            [&["10.0.0.2", "10.0.0.1"], &["10.0.0.1", "10.0.0.2"], &["10.0.0.1"]];
-        let sent = played(dns(true), &script).await;
-        assert_eq!(sent, [["10.0.0.2:80"], ["10.0.0.1:80"]]);
+        let script = [
+            Some((&["10.0.0.2", "10.0.0.1"][..], 0)),
+            Some((&["10.0.0.1", "10.0.0.2"], 0)),
+            Some((&["10.0.0.1"], 0)),
+        ];
+        assert_eq!(sent(&dns(true), &script).await, [["10.0.0.2:80"], ["10.0.0.1:80"]]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_first_failure_is_told_so_that_nobody_waits_for_ever() {
-        assert_eq!(played(dns(false), &[]).await, [Vec::<String>::new()]);
+        assert_eq!(sent(&dns(false), &[]).await, [Vec::<String>::new()]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_before_a_change_stays_while_nothing_else_is_found() {
+        let memory = Memory::default();
+        let script = [Some((&["10.0.0.1"][..], 0))];
+        assert_eq!(played(&dns(false), &memory, &script).await.0, [["10.0.0.1:80"]]);
+        let (after, asked) = played(&dns(true), &memory, &[None]).await;
+        assert_eq!(after, [["10.0.0.1:80"]]);
+        assert_eq!(asked[0], 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_say_when_is_asked_again_and_failures_are_retried_ever_more_slowly() {
+        let good_for = |ttl| Some((&["10.0.0.1"][..], ttl));
+        let script = [good_for(4), good_for(1), good_for(0), None, None, good_for(7)];
+        let mut dns = dns(false);
+        let (_, asked) = played(&dns, &Memory::default(), &script).await;
+        assert_eq!(asked[..6], [0, 4, 6, 11, 12, 14]);
+        dns.pace.by_ttl = false;
+        let (_, asked) = played(&dns, &Memory::default(), &script).await;
+        assert_eq!(asked[..4], [0, 5, 10, 15]);
+        let pauses: Vec<_> =
+            (1..5).map(|failures| dns.pace.after_failure(failures).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 3, 3]);
     }
 
     #[test]
-    fn failures_are_retried_ever_more_slowly() {
-        let pauses: Vec<_> =
-            (0..5).map(|failures| pause(&dns(false), failures).as_secs()).collect();
-        assert_eq!(pauses, [5, 1, 2, 3, 3]);
+    fn jitter_makes_the_wait_longer_by_less_than_itself() {
+        let mut pace = dns(false).pace;
+        pace.jitter = Duration::from_secs(2);
+        let waits: Vec<_> = (0..100).map(|_| pace.after_answer(None)).collect();
+        let (least, most) = (Duration::from_secs(5), Duration::from_secs(7));
+        assert!(waits.iter().all(|wait| (least..most).contains(wait)), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
     }
 
     #[test]
     fn the_family_decides_which_addresses_are_taken() {
-        let both: Vec<SocketAddr> = ["10.0.0.1:1", "[::1]:1"].map(|a| a.parse().unwrap()).into();
+        let both: Vec<IpAddr> = ["10.0.0.1", "::1"].map(|a| a.parse().unwrap()).into();
         assert_eq!(choose(Family::Auto, both.clone()), [both[1]]);
         assert_eq!(choose(Family::V4Preferred, both.clone()), [both[0]]);
         assert_eq!(choose(Family::V4Preferred, vec![both[1]]), [both[1]]);
-        assert_eq!(choose(Family::V6Only, vec![both[0]]), []);
+        assert_eq!(choose(Family::V4Only, both.clone()), [both[0]]);
+        assert_eq!(choose(Family::V6Only, vec![both[0]]), Vec::<IpAddr>::new());
         assert_eq!(choose(Family::All, both.clone()), both);
     }
 }

@@ -5,6 +5,7 @@ mod discovery;
 mod health;
 mod outlier;
 mod policy;
+pub mod resolver;
 mod socket;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::cluster::{ClusterConfig, Discovery};
 use crate::compile::cluster::connection::ConnectionFields;
 use crate::compile::cluster::discovery::DiscoveryFields;
 use crate::compile::cluster::policy::PolicyFields;
+use crate::compile::cluster::resolver::ResolverFields;
 
 /// Compiles a cluster.
 ///
@@ -39,7 +41,8 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         http2_protocol_options, protocol_selection, upstream_connection_options,
         upstream_http_protocol_options, transport_socket, transport_socket_matches,
         circuit_breakers, lb_subset_config, health_checks, outlier_detection,
-        per_connection_buffer_limit_bytes,
+        per_connection_buffer_limit_bytes, respect_dns_ttl, use_tcp_for_dns_lookups, dns_resolvers,
+        dns_resolution_config, typed_dns_resolver_config,
     ],
     ignore: [
         // Metrics go by the cluster's name.
@@ -48,8 +51,6 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         per_connection_buffer_high_watermark_timeout,
         // A new cluster always waits for its endpoints; connections are made when needed.
         wait_for_warm_on_init, preconnect_policy,
-        // The system's resolver tells no TTL, and decides on TCP itself.
-        respect_dns_ttl, use_tcp_for_dns_lookups,
         // Only for types of cluster that are refused.
         cleanup_interval,
         // What the control plane removes is gone, whatever its health.
@@ -60,9 +61,8 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         metadata,
     ],
     refuse: [
-        transport_socket_matcher, close_connections_on_host_health_failure, dns_resolvers,
-        dns_resolution_config, typed_dns_resolver_config, upstream_bind_config, filters,
-        upstream_config, connection_pool_per_downstream_connection, queuing_policies,
+        transport_socket_matcher, close_connections_on_host_health_failure,
+        upstream_bind_config, filters, upstream_config, connection_pool_per_downstream_connection, queuing_policies,
     ]);
     let name: Arc<str> = required_text(name, "name")?.into();
     let discovery = DiscoveryFields {
@@ -70,15 +70,17 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         eds: eds_cluster_config,
         assignment: load_assignment,
         family: dns_lookup_family,
-        refresh: dns_refresh_rate,
-        failure: dns_failure_refresh_rate,
-        jitter: dns_jitter,
+        pace: (dns_refresh_rate, dns_failure_refresh_rate, dns_jitter, respect_dns_ttl),
+        resolver: ResolverFields {
+            typed: typed_dns_resolver_config,
+            resolution: dns_resolution_config,
+            servers: dns_resolvers,
+            only_tcp: use_tcp_for_dns_lookups,
+        },
     };
     let discovery = discovery::compile(&name, discovery)?;
     let balancer = policy::compile(PolicyFields {
-        policy: lb_policy,
-        config: lb_config,
-        policies: load_balancing_policy,
+        policy: (lb_policy, lb_config, load_balancing_policy),
         common: common_lb_config,
         subset: lb_subset_config,
         is_provided: matches!(discovery, Discovery::Aggregate(_)),
@@ -88,9 +90,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         typed: typed_extension_protocol_options,
         requests_max: max_requests_per_connection,
         common: common_http_protocol_options,
-        http1: http_protocol_options,
-        http2: http2_protocol_options,
-        selection: protocol_selection,
+        http: (http_protocol_options, http2_protocol_options, protocol_selection),
         options: upstream_connection_options,
         upstream: upstream_http_protocol_options,
         buffer_bytes: per_connection_buffer_limit_bytes,
@@ -247,13 +247,19 @@ mod tests {
         let typed = format!("cluster_type: {{name: envoy.cluster.dns, typed_config: {typed}}}");
         for (how, is_logical, refresh, family) in [
             ("type: STRICT_DNS", false, 5, Family::Auto),
-            ("type: LOGICAL_DNS, dns_refresh_rate: 7s", true, 7, Family::Auto),
+            (
+                "type: LOGICAL_DNS, dns_refresh_rate: 7s, respect_dns_ttl: true",
+                true,
+                7,
+                Family::Auto,
+            ),
             (&typed, false, 30, Family::V4Preferred),
         ] {
             let config = compiled(&format!("{{name: c, {how}, {}}}", assignment(&[host]))).unwrap();
             let Discovery::Dns(dns) = config.discovery else { unreachable!() };
             assert_eq!((dns.is_logical, dns.family), (is_logical, family), "{how}");
-            assert_eq!(dns.refresh, Duration::from_secs(refresh));
+            assert_eq!(dns.pace.refresh, Duration::from_secs(refresh));
+            assert_eq!(dns.pace.by_ttl, how.contains("respect_dns_ttl"));
             assert_eq!(&*dns.names.localities[0].endpoints[0].hostname, "a.test");
         }
         let two = format!("{{name: c, type: LOGICAL_DNS, {}}}", assignment(&[host, host]));

@@ -8,6 +8,7 @@ mod edge;
 mod endpoints;
 mod filters;
 mod logs;
+mod names;
 mod replies;
 mod retries;
 mod routing;

@@ -10,7 +10,7 @@ mod watch;
 
 use std::time::Duration;
 
-use gateway_tests::gateway::{ControlPlane, folder};
+use gateway_tests::gateway::{ControlPlane, Proxy, folder};
 use tokio::time::{Instant, sleep_until};
 
 use self::backend::Mortal;
@@ -33,7 +33,7 @@ async fn nothing_fails_and_nothing_grows_under_half_load() {
     let names = Names::start().await;
     let pushes = Pushes::new(&backends, &names);
     control.put_group(NODE, &pushes.resources(0)).await;
-    let proxy = names.proxy(control.xds, NODE).await;
+    let proxy = Proxy::start(control.xds, NODE, "x").await;
 
     let full = Clients::start(&pushes, None);
     sleep_until(Instant::now() + CALIBRATION).await;

@@ -1,95 +1,63 @@
-//! A name whose addresses change: the proxy reads a hosts file of its own, mounted over the system's.
+//! A name whose addresses change: the proxy asks a stand-in for a DNS server, which says something else every moment.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use gateway_tests::gateway::{Proxy, folder};
+use gateway_tests::dns::{Reply, StandInDns};
 use gateway_tests::ports;
-use gateway_tests::process::{Process, program};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::time::interval;
 
 use crate::backend::Mortal;
 use crate::pushes::guarded;
 
 const NAME: &str = "named.soak.test";
-/// How long an answer stands; the proxy asks ten times as often.
+/// How long an answer stands, and how long it says that it is good.
 const STANDS: Duration = Duration::from_secs(2);
-/// What the name leads to, in turn: the last numbers of loopback addresses.
-const ANSWERS: [&[u8]; 4] = [&[2], &[2, 3], &[3, 4], &[4]];
+const TTL: u32 = 1;
+/// What the name leads to, in turn: the last numbers of loopback addresses; or nothing, where the server fails.
+const ANSWERS: [Option<&[u8]>; 5] = [Some(&[2]), Some(&[2, 3]), None, Some(&[3, 4]), Some(&[4])];
 
-/// The backends behind a name, and where it is told what they are.
+/// The backends behind a name, and who is asked where they are.
 #[derive(Debug)]
 pub(crate) struct Names {
     backends: Vec<Mortal>,
-    folder: TempDir,
-    /// Whether this machine lets a program have a hosts file of its own.
-    can_change: bool,
+    dns: StandInDns,
 }
 
 impl Names {
     pub(crate) async fn start() -> Self {
-        let can_change = Command::new("unshare").args(["-rm", "true"]).status();
-        let can_change = can_change.is_ok_and(|status| status.success());
         let port = ports::free();
         let mut backends = Vec::new();
         for last in 2..=4 {
             backends.push(Mortal::start_at(([127, 0, 0, last], port).into(), "named").await);
         }
-        let names = Self { backends, folder: folder(), can_change };
+        let names = Self { backends, dns: StandInDns::start().await };
         names.answer(ANSWERS[0]);
-        if !can_change {
-            println!("names         do not change: no mount of a user's own on this machine");
-        }
         names
     }
 
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("hosts")
-    }
-
-    /// Writes in place: another file would not be the one that is mounted.
-    fn answer(&self, lasts: &[u8]) {
-        let lines: Vec<String> =
-            lasts.iter().map(|last| format!("127.0.0.{last} {NAME}\n")).collect();
-        fs::write(self.file(), lines.concat()).unwrap();
+    fn answer(&self, lasts: Option<&[u8]>) {
+        let reply = lasts.map_or(Reply::Failure, |lasts| {
+            Reply::Addresses(lasts.iter().map(|last| [127, 0, 0, *last].into()).collect(), TTL)
+        });
+        self.dns.say(NAME, reply);
     }
 
     pub(crate) fn cluster(&self) -> Value {
-        let kind = if self.can_change { "STRICT_DNS" } else { "STATIC" };
-        let port = self.backends[0].address.port();
-        let address = if self.can_change { NAME } else { "127.0.0.2" };
+        let place = |address: &str, port: u16| json!({"socket_address": {"address": address, "port_value": port}});
+        let (port, dns) = (self.backends[0].address.port(), self.dns.address);
+        let cares = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
         let mut cluster = json!({
-            "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "named", "type": kind,
-            "dns_lookup_family": "V4_ONLY",
+            "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "named", "type": "STRICT_DNS",
+            "dns_lookup_family": "V4_ONLY", "respect_dns_ttl": true, "dns_refresh_rate": "3600s",
+            "dns_failure_refresh_rate": {"base_interval": "0.2s", "max_interval": "0.5s"},
+            "typed_dns_resolver_config": {"name": "envoy.network.dns_resolver.cares", "typed_config": {
+                "@type": cares, "resolvers": [place("127.0.0.1", dns.port())]}},
             "load_assignment": {"cluster_name": "named", "endpoints": [{"lb_endpoints": [
-                {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}]}]},
+                {"endpoint": {"address": place(NAME, port)}}]}]},
         });
-        if self.can_change {
-            cluster["dns_refresh_rate"] = format!("{}s", STANDS.as_secs_f64() / 10.0).into();
-        }
         guarded(&mut cluster);
         cluster
-    }
-
-    /// A proxy that looks names up in the file.
-    pub(crate) async fn proxy(&self, control_plane: SocketAddr, node: &str) -> Proxy {
-        let admin = ports::address();
-        let mut command = Command::new("unshare");
-        command.args(["-rm", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
-        command.arg(self.file()).arg(program("weighlock-proxy"));
-        if !self.can_change {
-            command = Command::new(program("weighlock-proxy"));
-        }
-        command.args(["--control-plane", &control_plane.to_string(), "--node-id", node]);
-        command.args(["--node-cluster", "x", "--admin-address", &admin.to_string()]);
-        let mut proxy = Proxy { admin, process: Process::start("proxy", &mut command) };
-        proxy.ready().await;
-        proxy
     }
 
     /// Gives the next answer again and again, until it is aborted.

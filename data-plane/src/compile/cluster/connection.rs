@@ -36,9 +36,8 @@ pub(super) struct ConnectionFields {
     pub(super) typed: HashMap<String, Any>,
     pub(super) requests_max: Option<UInt32Value>,
     pub(super) common: Option<core::HttpProtocolOptions>,
-    pub(super) http1: Option<core::Http1ProtocolOptions>,
-    pub(super) http2: Option<core::Http2ProtocolOptions>,
-    pub(super) selection: i32,
+    /// Options of HTTP/1 and of HTTP/2, and which of them is spoken.
+    pub(super) http: (Option<core::Http1ProtocolOptions>, Option<core::Http2ProtocolOptions>, i32),
     pub(super) upstream: Option<core::UpstreamHttpProtocolOptions>,
     pub(super) options: Option<UpstreamConnectionOptions>,
     pub(super) buffer_bytes: Option<UInt32Value>,
@@ -67,17 +66,18 @@ pub(super) fn compile(fields: ConnectionFields) -> Result<ConnectionConfig, Fiel
         if let Some(message) = fields.common {
             common(message, &mut config).at("common_http_protocol_options")?;
         }
-        if let Some(message) = fields.http1 {
+        let (of_http1, of_http2, selection) = fields.http;
+        if let Some(message) = of_http1 {
             http1(message).at("http_protocol_options")?;
         }
-        if let Some(message) = fields.http2 {
+        if let Some(message) = of_http2 {
             config.http2 = http2(message).at("http2_protocol_options")?;
             config.protocol = UpstreamProtocol::Http2;
         }
         if let Some(message) = fields.upstream {
             config.request_sni = request_sni(message).at("upstream_http_protocol_options")?;
         }
-        if fields.selection == ClusterProtocolSelection::UseDownstreamProtocol as i32 {
+        if selection == ClusterProtocolSelection::UseDownstreamProtocol as i32 {
             config.protocol = UpstreamProtocol::Downstream;
         }
     }

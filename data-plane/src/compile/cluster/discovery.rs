@@ -9,6 +9,7 @@ use xds_proto::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
     RefreshRate,
 };
+use xds_proto::envoy::config::core::v3::TypedExtensionConfig;
 use xds_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use xds_proto::envoy::extensions::clusters::aggregate::v3::ClusterConfig as AggregateCluster;
 use xds_proto::envoy::extensions::clusters::dns::v3::DnsCluster;
@@ -18,8 +19,10 @@ use xds_proto::fields;
 use xds_proto::google::protobuf;
 
 use crate::cluster::Discovery;
-use crate::cluster::dns::{DnsConfig, Family};
+use crate::cluster::dns::resolver::Resolver;
+use crate::cluster::dns::{DnsConfig, Family, Pace};
 use crate::cluster::endpoints::EndpointsConfig;
+use crate::compile::cluster::resolver::{self, ResolverFields};
 use crate::compile::endpoints::{Names, compile_as};
 use crate::compile::source::reference;
 use crate::compile::unpack;
@@ -30,9 +33,10 @@ pub(super) struct DiscoveryFields {
     pub(super) eds: Option<EdsClusterConfig>,
     pub(super) assignment: Option<ClusterLoadAssignment>,
     pub(super) family: i32,
-    pub(super) refresh: Option<protobuf::Duration>,
-    pub(super) failure: Option<RefreshRate>,
-    pub(super) jitter: Option<protobuf::Duration>,
+    /// How often names are looked up, how often after failures, the jitter, whether the TTL counts.
+    pub(super) pace:
+        (Option<protobuf::Duration>, Option<RefreshRate>, Option<protobuf::Duration>, bool),
+    pub(super) resolver: ResolverFields,
 }
 
 pub(super) fn compile(name: &Arc<str>, fields: DiscoveryFields) -> Result<Discovery, FieldError> {
@@ -72,8 +76,8 @@ fn eds(name: &Arc<str>, message: EdsClusterConfig) -> Result<Discovery, FieldErr
 
 fn dns(fields: DiscoveryFields, is_logical: bool) -> Result<DnsConfig, FieldError> {
     let names = names(fields.assignment, is_logical)?;
-    let refresh = interval(fields.refresh.as_ref(), "dns_refresh_rate")?.unwrap_or(REFRESH);
-    let failure = fields.failure.map(|RefreshRate { base_interval, max_interval }| {
+    let (refresh, failure, jitter, by_ttl) = fields.pace;
+    let failure = failure.map(|RefreshRate { base_interval, max_interval }| {
         failure_refresh(base_interval.as_ref(), max_interval.as_ref())
     });
     let failure = failure.transpose().at("dns_failure_refresh_rate")?;
@@ -81,9 +85,23 @@ fn dns(fields: DiscoveryFields, is_logical: bool) -> Result<DnsConfig, FieldErro
         names,
         family: family(fields.family, |value| DnsLookupFamily::try_from(value).ok())?,
         is_logical,
+        pace: Pace { by_ttl, ..pace(refresh.as_ref(), failure, jitter.as_ref())? },
+        resolver: resolver::compile(fields.resolver)?,
+    })
+}
+
+fn pace(
+    refresh: Option<&protobuf::Duration>,
+    failure: Option<(Duration, Duration)>,
+    jitter: Option<&protobuf::Duration>,
+) -> Result<Pace, FieldError> {
+    let refresh = interval(refresh, "dns_refresh_rate")?.unwrap_or(REFRESH);
+    Ok(Pace {
         refresh,
+        by_ttl: false,
+        ttl_min: Duration::ZERO,
         failure_refresh: failure.unwrap_or((refresh, refresh)),
-        jitter: optional_duration(fields.jitter.as_ref(), "dns_jitter")?.unwrap_or_default(),
+        jitter: optional_duration(jitter, "dns_jitter")?.unwrap_or_default(),
     })
 }
 
@@ -134,12 +152,11 @@ fn typed_dns(
     fields!(message: DnsCluster,
         read: [
             dns_refresh_rate, dns_failure_refresh_rate, dns_jitter, dns_lookup_family,
-            all_addresses_in_single_endpoint,
+            all_addresses_in_single_endpoint, respect_dns_ttl, dns_min_refresh_rate,
+            typed_dns_resolver_config,
         ],
-        // The system's resolver tells no TTL.
-        ignore: [respect_dns_ttl, dns_min_refresh_rate],
-        refuse: [typed_dns_resolver_config]);
-    let refresh = interval(dns_refresh_rate.as_ref(), "dns_refresh_rate")?.unwrap_or(REFRESH);
+        ignore: [],
+        refuse: []);
     let failure = dns_failure_refresh_rate.map(|DnsRefreshRate { base_interval, max_interval }| {
         failure_refresh(base_interval.as_ref(), max_interval.as_ref())
     });
@@ -148,10 +165,26 @@ fn typed_dns(
         names: names(assignment, all_addresses_in_single_endpoint)?,
         family: typed_family(dns_lookup_family)?,
         is_logical: all_addresses_in_single_endpoint,
-        refresh,
-        failure_refresh: failure.unwrap_or((refresh, refresh)),
-        jitter: optional_duration(dns_jitter.as_ref(), "dns_jitter")?.unwrap_or_default(),
+        pace: Pace {
+            by_ttl: respect_dns_ttl,
+            ttl_min: ttl_min(dns_min_refresh_rate.as_ref())?,
+            ..pace(dns_refresh_rate.as_ref(), failure, dns_jitter.as_ref())?
+        },
+        resolver: of_type(typed_dns_resolver_config)?,
     })
+}
+
+fn of_type(typed: Option<TypedExtensionConfig>) -> Result<Option<Resolver>, FieldError> {
+    resolver::compile(ResolverFields { typed, ..ResolverFields::default() })
+}
+
+fn ttl_min(value: Option<&protobuf::Duration>) -> Result<Duration, FieldError> {
+    match optional_duration(value, "dns_min_refresh_rate")? {
+        Some(short) if short < Duration::from_secs(1) => {
+            Err(FieldError::invalid("must be at least 1 s")).at("dns_min_refresh_rate")
+        }
+        least => Ok(least.unwrap_or_default()),
+    }
 }
 
 fn typed_family(value: i32) -> Result<Family, FieldError> {

@@ -42,9 +42,8 @@ const DEPTH_MAX: usize = 8;
 
 /// The fields of a cluster that say it.
 pub(super) struct PolicyFields {
-    pub(super) policy: i32,
-    pub(super) config: Option<LbConfig>,
-    pub(super) policies: Option<LoadBalancingPolicy>,
+    /// By the enum, with its configuration; and by extensions, which count before.
+    pub(super) policy: (i32, Option<LbConfig>, Option<LoadBalancingPolicy>),
     pub(super) common: Option<CommonLbConfig>,
     pub(super) subset: Option<LbSubsetConfig>,
     /// Whether the type of the cluster brings its own.
@@ -54,10 +53,11 @@ pub(super) struct PolicyFields {
 pub(super) fn compile(fields: PolicyFields) -> Result<BalancerConfig, FieldError> {
     let common = fields.common.map(common).transpose().at("common_lb_config")?;
     let common = common.unwrap_or_default();
-    let chosen = match fields.policies {
+    let (policy, config, policies) = fields.policy;
+    let chosen = match policies {
         Some(policies) => first_known(policies, 0).at("load_balancing_policy")?,
         None => {
-            let mut chosen = old(fields.policy, fields.config, common.by_hostname)?;
+            let mut chosen = old(policy, config, common.by_hostname)?;
             if let Choice::Balanced(config) = &mut chosen {
                 config.by_locality = common.by_locality;
                 let subsets = fields.subset.map(subset::old).transpose().at("lb_subset_config")?;
