@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, SanType,
@@ -10,6 +12,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use sha2::{Digest, Sha256};
+use webpki::EndEntityCert;
 
 /// An authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -91,6 +95,17 @@ impl Default for Authority {
 }
 
 impl Pair {
+    /// The SHA-256 of the certificate, in hexadecimal.
+    pub fn digest(&self) -> String {
+        Sha256::digest(&self.der).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The SHA-256 of its public key, in base64.
+    pub fn key_digest(&self) -> String {
+        let key = EndEntityCert::try_from(&self.der).unwrap().subject_public_key_info();
+        BASE64_STANDARD.encode(Sha256::digest(&key))
+    }
+
     /// What a client shows.
     pub fn shown(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         (self.der.clone(), self.key_der.clone_key())

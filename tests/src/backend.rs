@@ -29,6 +29,8 @@ pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
     hits: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     seen: Arc<Mutex<Vec<Value>>>,
     task: JoinHandle<()>,
 }
@@ -55,15 +57,22 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let hits = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&hits);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::clone(&connections);
+        let open = Arc::new(AtomicUsize::new(0));
+        let now_open = Arc::clone(&open);
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let _ = stream.set_nodelay(true);
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let (count, noted) = (Arc::clone(&count), Arc::clone(&noted));
                 let tls = tls.clone();
+                let open = Open::new(&now_open);
                 tokio::spawn(async move {
+                    let _open = open;
                     let Some(tls) = tls else {
                         return serve(stream, (name, Client::default()), (count, noted)).await;
                     };
@@ -78,7 +87,7 @@ impl Backend {
                 });
             }
         });
-        Self { address, hits, seen, task }
+        Self { address, hits, connections, open, seen, task }
     }
 
     /// What it was asked of late, as it echoed it.
@@ -91,6 +100,16 @@ impl Backend {
         self.seen.lock().unwrap().clear();
     }
 
+    /// How many connections it has accepted.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// How many requests it has seen.
     pub fn hits(&self) -> usize {
         self.hits.load(Ordering::Relaxed)
@@ -100,6 +119,22 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// One open connection, as long as it lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

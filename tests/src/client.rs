@@ -164,6 +164,14 @@ impl Connection {
         Ok(Self::Http2 { send, scheme })
     }
 
+    /// The same connection once more, for requests at the same time: HTTP/2 only.
+    pub fn shared(&self) -> Option<Self> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2 { send, scheme } => Some(Self::Http2 { send: send.clone(), scheme }),
+        }
+    }
+
     /// Whether the server has closed it.
     pub fn is_closed(&self) -> bool {
         match self {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use prost::Message;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -25,7 +27,7 @@ use xds_proto::fields;
 use crate::matcher::compile as matcher;
 use crate::tls::names::NameMatcher;
 use crate::tls::provider;
-use crate::tls::secret::{Certificate, SecretConfig, SecretKind, Validation};
+use crate::tls::secret::{Certificate, Hash, Pins, SecretConfig, SecretKind, Validation};
 use crate::tls::ticket::TicketKeys;
 
 /// Compiles a secret.
@@ -124,13 +126,12 @@ pub(crate) fn validation(message: CertificateValidationContext) -> Result<Valida
     fields!(message: CertificateValidationContext,
     read: [
         trusted_ca, match_typed_subject_alt_names, match_subject_alt_names,
-        suppress_client_ca_list,
+        suppress_client_ca_list, verify_certificate_hash, verify_certificate_spki,
     ],
     // `watched_directory`: see above. `only_verify_leaf_cert_crl` is about lists, refused.
     ignore: [watched_directory, only_verify_leaf_cert_crl],
     refuse: [
-        ca_certificate_provider_instance, system_root_certs, verify_certificate_spki,
-        verify_certificate_hash, require_signed_certificate_timestamp, crl,
+        ca_certificate_provider_instance, system_root_certs, require_signed_certificate_timestamp, crl,
         allow_expired_certificate, trust_chain_verification, custom_validator_config,
         max_verify_depth,
     ]);
@@ -142,10 +143,17 @@ pub(crate) fn validation(message: CertificateValidationContext) -> Result<Valida
     let typed = each(match_typed_subject_alt_names, "match_typed_subject_alt_names", typed_name)?;
     let untyped = each(match_subject_alt_names, "match_subject_alt_names", untyped_name)?;
     let names = typed.into_iter().chain(untyped).flatten().collect();
+    let pins = Pins {
+        certificates: each(verify_certificate_hash, "verify_certificate_hash", |text| hash(&text))?
+            .into(),
+        keys: each(verify_certificate_spki, "verify_certificate_spki", |text| key_hash(&text))?
+            .into(),
+    };
     Ok(Validation {
         roots: Arc::new(roots),
         anchors: trusted.iter().map(|one| Sha256::digest(one).into()).collect(),
         names,
+        pins,
         sends_authorities: !suppress_client_ca_list,
         digest,
     })
@@ -164,6 +172,27 @@ fn roots(trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, FieldErro
         Some(error) if roots.is_empty() => Err(FieldError::invalid(error.to_string())),
         _ => Ok(roots),
     }
+}
+
+/// A SHA-256 in hexadecimal, perhaps with a colon after each byte, as openssl prints it.
+fn hash(text: &str) -> Result<Hash, FieldError> {
+    let invalid = || FieldError::invalid("is no SHA-256 in hexadecimal");
+    let has_colons = text.len() == 32 * 3 - 1;
+    let digits = if has_colons { text.replace(':', "") } else { text.to_owned() };
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(invalid());
+    }
+    let mut hash = Hash::default();
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[at * 2..at * 2 + 2], 16).map_err(|_| invalid())?;
+    }
+    Ok(hash)
+}
+
+/// A SHA-256 in base64.
+fn key_hash(text: &str) -> Result<Hash, FieldError> {
+    let bytes = BASE64_STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| FieldError::invalid("is no SHA-256 in base64"))
 }
 
 fn typed_name(message: SubjectAltNameMatcher) -> Result<Vec<NameMatcher>, FieldError> {
@@ -224,6 +253,21 @@ mod tests {
 
     fn compiled(yaml: &str) -> Result<SecretConfig, String> {
         compile(from_yaml(yaml).unwrap()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn hashes_are_read_as_people_write_them() {
+        let zeros = "00".repeat(32);
+        let colons = vec!["Ab"; 32].join(":");
+        assert_eq!(hash(&zeros), Ok([0; 32]));
+        assert_eq!(hash(&colons), Ok([0xab; 32]));
+        for bad in ["", "00", &zeros[1..], &zeros.replace("00", "+0"), &colons.replace(':', "-")] {
+            assert_eq!(hash(bad).unwrap_err().to_string(), "is no SHA-256 in hexadecimal", "{bad}");
+        }
+        assert_eq!(key_hash(&BASE64_STANDARD.encode([7; 32])), Ok([7; 32]));
+        for bad in ["", "AAAA", "*"] {
+            assert_eq!(key_hash(bad).unwrap_err().to_string(), "is no SHA-256 in base64", "{bad}");
+        }
     }
 
     #[test]

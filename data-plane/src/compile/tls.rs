@@ -55,7 +55,7 @@ pub fn server(message: DownstreamTlsContext) -> Result<ServerTlsConfig, FieldErr
             return Err(FieldError::invalid("needs a validation context"))
                 .at("require_client_certificate");
         }
-        Some(ValidationSource::Inline(validation)) if validation.roots.is_empty() => {
+        Some(ValidationSource::Inline(validation)) if !validation.proves() => {
             return Err(FieldError::required())
                 .at("trusted_ca")
                 .at("validation_context")

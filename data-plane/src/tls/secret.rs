@@ -62,6 +62,33 @@ impl PartialEq for Certificate {
 
 impl Eq for Certificate {}
 
+/// A SHA-256.
+pub type Hash = [u8; 32];
+
+/// Certificates and keys by hash: where any are named, a peer must show one of them.
+#[derive(Debug, Clone, Default)]
+pub struct Pins {
+    /// Of whole certificates.
+    pub certificates: Box<[Hash]>,
+    /// Of public keys, as in a certificate (`SubjectPublicKeyInfo`).
+    pub keys: Box<[Hash]>,
+}
+
+impl Pins {
+    /// Whether none are named.
+    pub fn is_empty(&self) -> bool {
+        self.certificates.is_empty() && self.keys.is_empty()
+    }
+
+    fn and(&self, other: &Self) -> Self {
+        let both = |one: &[Hash], other: &[Hash]| one.iter().chain(other).copied().collect();
+        Self {
+            certificates: both(&self.certificates, &other.certificates),
+            keys: both(&self.keys, &other.keys),
+        }
+    }
+}
+
 /// Whom to trust, and which names a peer must have.
 #[derive(Clone)]
 pub struct Validation {
@@ -71,6 +98,8 @@ pub struct Validation {
     pub anchors: Box<[[u8; 32]]>,
     /// One of these names must be in the peer's certificate, if there are any.
     pub names: Box<[NameMatcher]>,
+    /// Peers that will do.
+    pub pins: Pins,
     /// Whether a server tells its clients which authorities it trusts.
     pub sends_authorities: bool,
     /// Hash of the message; two of the same message are the same.
@@ -95,6 +124,11 @@ impl PartialEq for Validation {
 impl Eq for Validation {}
 
 impl Validation {
+    /// Whether what it asks for says who a peer is: names alone do not.
+    pub fn proves(&self) -> bool {
+        !self.roots.is_empty() || (!self.pins.is_empty() && self.names.is_empty())
+    }
+
     /// Envoy's merge of a default context with the one that SDS delivers: what the secret sets
     /// wins, names add up.
     fn merged(default: &Self, secret: &Self) -> Self {
@@ -104,6 +138,7 @@ impl Validation {
             roots: Arc::clone(&roots.roots),
             anchors: roots.anchors.clone(),
             names: default.names.iter().chain(&secret.names).cloned().collect(),
+            pins: default.pins.and(&secret.pins),
             sends_authorities: default.sends_authorities && secret.sends_authorities,
             digest: digest.finalize().into(),
         }

@@ -12,7 +12,6 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use sha2::{Digest, Sha256};
 use webpki::EndEntityCert;
 
-use crate::tls::names::NameMatcher;
 use crate::tls::secret::Validation;
 use crate::tls::{SecretError, provider};
 
@@ -55,7 +54,7 @@ impl ServerCertVerifier for EndpointVerifier {
             );
             verified.or_else(|error| allow_anchor(error, end_entity, validation))?;
         }
-        verify_names(end_entity, &validation.names)?;
+        verify_self(end_entity, validation)?;
         if self.verifies_sni {
             let parsed = parse(end_entity)?;
             parsed
@@ -88,40 +87,47 @@ impl ServerCertVerifier for EndpointVerifier {
     }
 }
 
-/// Verifies clients: rustls does, and then the names.
+/// Verifies clients: rustls the chain, where authorities are named, and then the certificate itself.
 #[derive(Debug)]
 pub(crate) struct ClientVerifier {
-    inner: Arc<dyn ClientCertVerifier>,
+    chain: Option<Arc<dyn ClientCertVerifier>>,
     validation: Arc<Validation>,
+    is_required: bool,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientVerifier {
     /// Trusts what `validation` says. A client without a certificate passes unless it is `required`.
     pub(crate) fn new(validation: Arc<Validation>, required: bool) -> Result<Self, SecretError> {
         let roots = Arc::clone(&validation.roots);
-        let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
-        if !required {
-            builder = builder.allow_unauthenticated();
+        if !validation.proves() {
+            return Err(SecretError::Refused("no trusted_ca".to_owned()));
         }
-        if !validation.sends_authorities {
-            builder = builder.clear_root_hint_subjects();
-        }
-        let inner = builder.build().map_err(|error| SecretError::Refused(error.to_string()))?;
-        Ok(Self { inner, validation })
+        let chain = if roots.is_empty() {
+            None
+        } else {
+            let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            if !validation.sends_authorities {
+                builder = builder.clear_root_hint_subjects();
+            }
+            Some(builder.build().map_err(|error| SecretError::Refused(error.to_string()))?)
+        };
+        let algorithms = provider().signature_verification_algorithms;
+        Ok(Self { chain, validation, is_required: required, algorithms })
     }
 }
 
 impl ClientCertVerifier for ClientVerifier {
     fn offer_client_auth(&self) -> bool {
-        self.inner.offer_client_auth()
+        true
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.inner.client_auth_mandatory()
+        self.is_required
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
+        self.chain.as_ref().map_or(&[], |chain| chain.root_hint_subjects())
     }
 
     fn verify_client_cert(
@@ -130,11 +136,12 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now);
-        if let Err(error) = verified {
+        if let Some(chain) = &self.chain
+            && let Err(error) = chain.verify_client_cert(end_entity, intermediates, now)
+        {
             allow_anchor(error, end_entity, &self.validation)?;
         }
-        verify_names(end_entity, &self.validation.names)?;
+        verify_self(end_entity, &self.validation)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -144,7 +151,7 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -153,11 +160,11 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -183,13 +190,23 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<EndEntityCert<'a>, E
     EndEntityCert::try_from(certificate).map_err(|_| CertificateError::BadEncoding.into())
 }
 
-fn verify_names(certificate: &CertificateDer<'_>, names: &[NameMatcher]) -> Result<(), Error> {
-    if names.is_empty() {
+/// Verifies what a certificate says itself: its names, and which one it is.
+fn verify_self(certificate: &CertificateDer<'_>, validation: &Validation) -> Result<(), Error> {
+    let Validation { names, pins, .. } = validation;
+    if names.is_empty() && pins.is_empty() {
         return Ok(());
     }
     let parsed = parse(certificate)?;
-    if names.iter().any(|name| name.matches(&parsed)) {
+    if !names.is_empty() && !names.iter().any(|name| name.matches(&parsed)) {
+        return Err(CertificateError::NotValidForName.into());
+    }
+    let is_pinned = || {
+        let key = parsed.subject_public_key_info();
+        pins.certificates.contains(&Sha256::digest(certificate).into())
+            || pins.keys.contains(&Sha256::digest(key).into())
+    };
+    if pins.is_empty() || is_pinned() {
         return Ok(());
     }
-    Err(CertificateError::NotValidForName.into())
+    Err(CertificateError::ApplicationVerificationFailure.into())
 }

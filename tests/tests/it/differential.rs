@@ -9,6 +9,7 @@ mod endpoints;
 mod filters;
 mod logs;
 mod names;
+mod reach;
 mod replies;
 mod retries;
 mod routing;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
+use gateway_tests::authority::Authority;
 use gateway_tests::backend::Backend;
 use gateway_tests::documents;
 use gateway_tests::tls::{Looker, Pair, Session, session};
@@ -288,6 +289,44 @@ async fn a_resumed_session_keeps_the_client_that_it_is_of() {
                 seen.insert(label, all);
             }
             Ok(json!(seen))
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_may_be_known_by_their_certificate_alone() {
+    let backend = Backend::start("a").await;
+    let (server, _) = certificate(&["x.test"], &rcgen::PKCS_ECDSA_P256_SHA256);
+    let authority = Authority::new();
+    let [known, keyed, other] = [(); 3].map(|()| authority.sign(&["client.test"], None));
+    let mut strict = context(json!({"require_client_certificate": true}), Value::Null, &[&server]);
+    strict["common_tls_context"]["validation_context"] = json!({"verify_certificate_hash": [known.digest()], "verify_certificate_spki": [keyed.key_digest()]});
+    let chains = [("x.test".to_owned(), strict)];
+    let address = backend.address;
+    let clients = [
+        ("known", Some(known.shown())),
+        ("keyed", Some(keyed.shown())),
+        ("other", Some(other.shown())),
+        ("none", None),
+    ];
+    both(
+        "clients_may_be_known_by_their_certificate_alone",
+        |port, _| resources(port, address, &chains),
+        |address| {
+            let clients = &clients;
+            async move {
+                let mut seen = BTreeMap::new();
+                for (who, pair) in clients {
+                    let own = pair.as_ref().map(|(shown, key)| (shown.clone(), key.clone_key()));
+                    let config = Arc::new(Looker::default().config(own));
+                    // In TLS 1.3 a client hears of a refusal only when it reads.
+                    let served = session(&config, address, "x.test").await;
+                    let served = served.is_ok_and(|session| session.answer.contains("200 OK"));
+                    seen.insert(*who, served);
+                }
+                Ok(json!(seen))
+            }
         },
     )
     .await;
