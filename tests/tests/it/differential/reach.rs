@@ -5,14 +5,23 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use gateway_tests::authority::Authority;
 use gateway_tests::backend::Backend;
 use gateway_tests::client::{Ask, Connection, ask};
+use gateway_tests::wire::{Script, Then, Upstream};
 use gateway_tests::{documents, wait};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
 
 use super::bytes::both;
 use super::upstream::{T, at, cluster, group};
@@ -389,4 +398,111 @@ async fn connections_that_serve_no_more_are_replaced() {
         },
     )
     .await;
+}
+
+/// Stands in for a gRPC service with a health service: `up` and the whole are serving, `down` is not.
+async fn grpc_health() -> (SocketAddr, AbortHandle) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(|request: Request<Incoming>| async {
+                let is_check = request.uri().path() == "/grpc.health.v1.Health/Check";
+                let asked = request.into_body().collect().await?.to_bytes();
+                let status = if asked.ends_with(b"down") { 2 } else { 1 };
+                let answer = if is_check { vec![0, 0, 0, 0, 2, 8, status] } else { Vec::new() };
+                let trailers = HeaderMap::from_iter([(
+                    HeaderName::from_static("grpc-status"),
+                    HeaderValue::from_static("0"),
+                )]);
+                let body =
+                    Full::new(Bytes::from(answer)).with_trailers(async { Some(Ok(trailers)) });
+                let response = Response::builder().header("content-type", "application/grpc");
+                anyhow::Ok(response.body(body)?)
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (address, task.abort_handle())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_are_left_out_for_what_they_answer() {
+    let (health, task) = grpc_health().await;
+    let good = [Backend::start("a").await, Backend::start("b").await];
+    let bad = Script::answer("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", Then::Next);
+    let bad = Upstream::start([("/x", bad)]).await;
+    let no_panic = json!({"common_lb_config": {"healthy_panic_threshold": {"value": 0}}});
+    let checked = |service: &str| {
+        let check = json!({"timeout": "1s", "interval": "0.1s", "no_traffic_interval": "0.1s",
+            "healthy_threshold": 1, "unhealthy_threshold": 1,
+            "grpc_health_check": {"service_name": service}});
+        let checks = merged(no_panic.clone(), json!({"health_checks": [check]}));
+        (merged(http2(json!({})), checks), group(vec![at(health)]))
+    };
+    let judged = |detection: Value, endpoints: Vec<Value>| {
+        let detection = merged(
+            json!({"interval": "0.3s", "base_ejection_time": "60s", "max_ejection_percent": 100,
+                "enforcing_consecutive_5xx": 0}),
+            detection,
+        );
+        (merged(no_panic.clone(), json!({"outlier_detection": detection})), group(endpoints))
+    };
+    let percentage = |threshold: u32| {
+        let detection = json!({"failure_percentage_threshold": threshold,
+            "enforcing_failure_percentage": 100, "failure_percentage_minimum_hosts": 1,
+            "failure_percentage_request_volume": 5});
+        judged(detection, vec![at(good[0].address)])
+    };
+    let rate = json!({"enforcing_success_rate": 100, "success_rate_minimum_hosts": 3,
+        "success_rate_request_volume": 5, "success_rate_stdev_factor": 1000});
+    let three = vec![at(good[0].address), at(good[1].address), at(bad.address)];
+    let clusters: BTreeMap<_, _> = [
+        ("whole", checked("")),
+        ("up", checked("up")),
+        ("down", checked("down")),
+        ("most-fail", percentage(60)),
+        ("half-fail", percentage(60)),
+        ("one-of-three", judged(rate, three)),
+    ]
+    .into();
+    both(
+        "endpoints_are_left_out_for_what_they_answer",
+        |port, _| resources(port, &clusters),
+        |address| async move {
+            // On one connection, so that one worker has all requests.
+            let mut client = Connection::http1(address).await?;
+            let mut seen = BTreeMap::new();
+            for name in ["whole", "up", "down"] {
+                seen.insert(name, client.ask(&get(name, "x")).await?.status.as_u16());
+            }
+            let limit = Duration::from_secs(20);
+            let client = Mutex::new(client);
+            let ask = async |name: &str, path: &str| {
+                anyhow::Ok(client.lock().await.ask(&get(name, path)).await?.status.as_u16())
+            };
+            wait::until("an endpoint that fails most requests", limit, || async {
+                let status = ask("most-fail", "status/500").await?;
+                ensure!(status == 503, "{status}");
+                anyhow::Ok(())
+            })
+            .await;
+            for _ in 0..60 {
+                let answers = [ask("half-fail", "x").await?, ask("half-fail", "status/500").await?];
+                ensure!(answers == [200, 500], "{answers:?}");
+            }
+            wait::until("the one of three that fails", limit, || async {
+                for _ in 0..12 {
+                    let status = ask("one-of-three", "x").await?;
+                    ensure!(status == 200, "{status}");
+                }
+                anyhow::Ok(())
+            })
+            .await;
+            Ok(json!(seen))
+        },
+    )
+    .await;
+    task.abort();
 }

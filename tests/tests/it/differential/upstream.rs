@@ -347,9 +347,28 @@ fn limits() -> Vec<Case> {
         "outlier_detection": {"consecutive_gateway_failure": 2, "interval": "30s",
             "enforcing_consecutive_gateway_failure": 100, "max_ejection_percent": 100}});
     let one: Endpoints = |all| equal(&all[..1]);
+    let retried = |name, thresholds: Value| {
+        let policy = json!({"retry_on": "5xx", "num_retries": 2});
+        let more = json!({"circuit_breakers": {"thresholds": [thresholds]}});
+        // What is left of a timeout differs from run to run.
+        let action = json!({"retry_policy": policy, "timeout": "0s"});
+        let mut case = case(name, (action, more), one, vec![get("/status/503")]);
+        case.routes["virtual_hosts"][0]["include_attempt_count_in_response"] = true.into();
+        case
+    };
     let asks = |paths: &[&str]| paths.iter().map(|path| get(path)).collect::<Vec<_>>();
     vec![
         case("no request is allowed", (json!({}), no_requests), one, asks(&["/", "/"])),
+        retried("no retry is allowed", json!({"max_retries": 0})),
+        retried("one retry is allowed", json!({"max_retries": 1})),
+        retried(
+            "the budget has no retry",
+            json!({"retry_budget": {"budget_percent": {"value": 0}, "min_retry_concurrency": 0}}),
+        ),
+        retried(
+            "the budget is for all requests",
+            json!({"max_retries": 0, "retry_budget": {"budget_percent": {"value": 100}}}),
+        ),
         case(
             "an endpoint is ejected",
             (json!({}), outlier),
