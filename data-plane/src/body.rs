@@ -67,6 +67,19 @@ pub struct Body {
     source: Source,
     watch: Option<Watch>,
     held: Held,
+    trailers: Trailers,
+}
+
+/// What becomes of the trailers of a body.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Trailers {
+    /// They pass.
+    #[default]
+    Pass,
+    /// They are noted, and sent to nobody.
+    Unsent,
+    /// They might as well not have come.
+    Ignored,
 }
 
 /// What a body keeps busy until it ends.
@@ -165,6 +178,22 @@ impl Body {
     #[must_use]
     pub fn watched(mut self, meter: Rc<Meter>, deadlines: Deadlines) -> Self {
         self.watch = Some(Watch { meter, deadlines, sleep: None });
+        self
+    }
+
+    /// This body; its trailers are not sent.
+    #[must_use]
+    pub fn without_trailers(mut self) -> Self {
+        if self.trailers == Trailers::Pass {
+            self.trailers = Trailers::Unsent;
+        }
+        self
+    }
+
+    /// This body as if it had no trailers.
+    #[must_use]
+    pub fn ignoring_trailers(mut self) -> Self {
+        self.trailers = Trailers::Ignored;
         self
     }
 
@@ -315,6 +344,31 @@ impl Meter {
         self.trailers.get()
     }
 
+    /// Notes what the source of a body gave, and whether that was the last of it.
+    fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>, is_end: bool) {
+        match polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    self.bytes.set(self.bytes.get().saturating_add(length));
+                } else if self.keeps_trailers.get()
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    // A body has trailers once.
+                    let _is_first = self.trailers.set(trailers.clone());
+                }
+                // Who has the last byte asks no more.
+                if is_end {
+                    self.complete();
+                }
+                self.activity.touch();
+            }
+            Poll::Ready(Some(Err(error))) => self.ended.set(Some(Ended::Sender(error.kind()))),
+            Poll::Ready(None) => self.complete(),
+        }
+    }
+
     /// Notes that nothing more is to come.
     pub fn complete(&self) {
         self.ended.set(Some(Ended::Complete));
@@ -416,7 +470,14 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let polled = this.source.poll_frame(context);
+        let mut polled = this.source.poll_frame(context);
+        if matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_trailers()) {
+            // They are the end, whether anybody asks for more or not.
+            this.source = Source::Empty;
+            if this.trailers == Trailers::Ignored {
+                polled = Poll::Ready(None);
+            }
+        }
         match &polled {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(_))) if !this.source.is_end_stream() => {}
@@ -426,30 +487,17 @@ impl http_body::Body for Body {
         if polled.is_pending() {
             return this.poll_late(context).map(|late| Some(Err(late)));
         }
-        let Some(watch) = &mut this.watch else { return polled };
-        let meter = &watch.meter;
-        match &polled {
-            Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    meter.bytes.set(meter.bytes.get().saturating_add(length));
-                } else if meter.keeps_trailers.get()
-                    && let Some(trailers) = frame.trailers_ref()
-                {
-                    // A body has trailers once.
-                    let _is_first = meter.trailers.set(trailers.clone());
-                }
-                // Who has the last byte asks no more.
-                if this.source.is_end_stream() {
-                    meter.complete();
-                }
-                meter.activity.touch();
-            }
-            Poll::Ready(Some(Err(error))) => meter.ended.set(Some(Ended::Sender(error.kind()))),
-            Poll::Ready(None) => meter.complete(),
+        if let Some(watch) = &this.watch {
+            watch.meter.note(&polled, this.source.is_end_stream());
         }
-        polled
+        match &polled {
+            Poll::Ready(Some(Ok(frame)))
+                if frame.is_trailers() && this.trailers == Trailers::Unsent =>
+            {
+                Poll::Ready(None)
+            }
+            _ => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

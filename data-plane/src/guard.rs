@@ -84,7 +84,7 @@ pub fn request(
         return Err(Refused::Why(Why::NoRoute));
     }
     framing(&head.headers, head.version)?;
-    expectation(&mut head.headers)?;
+    expectation(&mut head.headers, options.passes_expectations)?;
     if head.headers.len() > options.limits.fields_max {
         return Err(Refused::Why(Why::HeadersTooLarge));
     }
@@ -139,14 +139,17 @@ fn is_number(value: &HeaderValue) -> bool {
     !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
-/// `100-continue` is answered by the codec as soon as somebody reads the body.
-fn expectation(headers: &mut HeaderMap) -> Result<(), Refused> {
-    match headers.remove(EXPECT) {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-            Err(Refused::Status(StatusCode::EXPECTATION_FAILED, "expectation_failed"))
-        }
-        _ => Ok(()),
+/// `100-continue` is answered by the codec as soon as somebody reads the body: at once, or when
+/// upstream wants it.
+fn expectation(headers: &mut HeaderMap, passes: bool) -> Result<(), Refused> {
+    let Some(value) = headers.get(EXPECT) else { return Ok(()) };
+    if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return Err(Refused::Status(StatusCode::EXPECTATION_FAILED, "expectation_failed"));
     }
+    if !passes {
+        headers.remove(EXPECT);
+    }
+    Ok(())
 }
 
 fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Refused> {

@@ -68,9 +68,12 @@ pub async fn serve(
     let client = head.extensions.remove::<OnUpgrade>();
     upgrade::unify(&mut head);
     let mut exchange = Exchange::new(connection, &head);
-    let body = Body::incoming(incoming);
-    let body = body.watched(Rc::clone(&exchange.request), Deadlines::default());
     let view = exchange.view.clone();
+    let mut body = Body::incoming(incoming);
+    if !has_trailers(&exchange) {
+        body = body.ignoring_trailers();
+    }
+    let body = body.watched(Rc::clone(&exchange.request), Deadlines::default());
     let response = match view.chain() {
         Some(chain) => answer(&mut exchange, chain, Request::from_parts(head, body)).await,
         None => Local::new(Why::InternalError).respond(),
@@ -377,7 +380,11 @@ fn reply(
         exchange.note_response(response.status(), response.headers());
     }
     let flow = Arc::clone(&exchange.connection.flow);
-    response.map(|body| {
+    let has_trailers = has_trailers(&exchange);
+    response.map(|mut body| {
+        if !has_trailers {
+            body = body.without_trailers();
+        }
         let body = match stream {
             None => Outgoing::new(body, Some(flow)),
             Some(stream) => {
@@ -389,6 +396,12 @@ fn reply(
         };
         ReplyBody { body, exchange: Some(exchange) }
     })
+}
+
+/// Whether messages on the client's connection have trailers.
+fn has_trailers(exchange: &Exchange) -> bool {
+    let takes = |chain: &FilterChain| chain.config.http.options.http1.trailers;
+    exchange.version >= Version::HTTP_2 || exchange.view.chain().is_some_and(takes)
 }
 
 /// Switches protocols: the exchange ends with the tunnel.

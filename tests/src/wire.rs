@@ -143,7 +143,11 @@ async fn drained(stream: &mut TcpStream) {
 
 async fn body(stream: &mut TcpStream, ahead: &mut Vec<u8>, head: &str) -> Option<Vec<u8>> {
     if head.contains("transfer-encoding: chunked") {
-        return read_until(stream, ahead, b"0\r\n").await;
+        let mut body = read_until(stream, ahead, b"0\r\n").await?;
+        while !body.ends_with(b"\n\r\n") {
+            body.extend(read_until(stream, ahead, b"\r\n").await?);
+        }
+        return Some(body);
     }
     let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
     while ahead.len() < length {

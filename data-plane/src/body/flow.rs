@@ -167,6 +167,27 @@ impl Drop for Flow {
 pub struct Outgoing {
     body: Body,
     throttle: Option<Throttle>,
+    go: Option<Arc<Go>>,
+}
+
+/// The word that a body waits for before it begins.
+#[derive(Debug, Default)]
+pub struct Go {
+    is_given: AtomicBool,
+    waiting: AtomicWaker,
+}
+
+impl Go {
+    /// It may begin.
+    pub fn give(&self) {
+        self.is_given.store(true, Relaxed);
+        self.waiting.wake();
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        self.waiting.register(context.waker());
+        if self.is_given.load(Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+    }
 }
 
 impl Outgoing {
@@ -176,7 +197,14 @@ impl Outgoing {
             flow.source.store(body.flow());
             Throttle::new(flow)
         });
-        Self { body, throttle }
+        Self { body, throttle, go: None }
+    }
+
+    /// This body; it begins when it is told to.
+    #[must_use]
+    pub fn held_by(mut self, go: Option<Arc<Go>>) -> Self {
+        self.go = go;
+        self
     }
 
     /// The body itself.
@@ -194,6 +222,12 @@ impl http_body::Body for Outgoing {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(go) = &this.go {
+            if go.poll(context).is_pending() {
+                return this.body.poll_late(context).map(|late| Some(Err(late)));
+            }
+            this.go = None;
+        }
         let Some(throttle) = &mut this.throttle else {
             return Pin::new(&mut this.body).poll_frame(context);
         };

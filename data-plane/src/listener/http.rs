@@ -23,6 +23,8 @@ pub struct HttpOptions {
     pub host: HostOptions,
     /// What becomes of header names with underscores.
     pub underscores: Underscores,
+    /// `expect: 100-continue` goes upstream, whose word begins the body.
+    pub passes_expectations: bool,
     /// The `server` header of responses.
     pub server: ServerHeader,
     /// How large a request head may be.
@@ -261,6 +263,7 @@ pub struct Timeouts {
 
 /// What holds for HTTP/1 connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags, as the API has them")]
 pub struct Http1Options {
     /// Serve HTTP/1.0.
     pub accept_http_10: bool,
@@ -272,6 +275,8 @@ pub struct Http1Options {
     pub allow_custom_methods: bool,
     /// Refuse targets that name a host.
     pub refuse_absolute_url: bool,
+    /// Take trailers of requests, and send those of responses.
+    pub trailers: bool,
 }
 
 /// What holds for HTTP/2 connections.
@@ -306,6 +311,7 @@ impl Default for HttpOptions {
             path: PathOptions::default(),
             host: HostOptions::default(),
             underscores: Underscores::default(),
+            passes_expectations: false,
             server: ServerHeader::Overwrite(HeaderValue::from_static("envoy")),
             limits: HeadLimits { bytes_max: 60 * 1024, fields_max: 100 },
             timeouts: Timeouts {

@@ -10,6 +10,7 @@ mod filters;
 mod logs;
 mod names;
 mod reach;
+mod messages;
 mod replies;
 mod retries;
 mod routing;

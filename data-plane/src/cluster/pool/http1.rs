@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Version;
+use http::header::EXPECT;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::body::flow::{Flow, Metered, Outgoing};
+use crate::body::flow::{Flow, Go, Metered, Outgoing};
 use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
@@ -92,9 +93,14 @@ pub(super) async fn send(
     let is_reused = connection.requests > 0;
     connection.requests = connection.requests.saturating_add(1);
     connection.flow.begin(request.version() == http::Version::HTTP_2);
-    let request = request::for_http1(request);
+    let has_trailers = pool.connector.config.http1_trailers;
+    let mut request = request::for_http1(request);
+    let expectation = request.headers().contains_key(EXPECT).then(|| expectation(&mut request));
     let flow = Arc::clone(&connection.flow);
-    let request = request.map(|body| Outgoing::new(body, Some(flow)));
+    let request = request.map(|body| {
+        let body = if has_trailers { body } else { body.without_trailers() };
+        Outgoing::new(body, Some(flow)).held_by(expectation)
+    });
     let sent = connection.sender.try_send_request(request);
     let mut lease = Box::new(Http1Lease { connection: Some(connection), pool, in_flight: None });
     match sent.await {
@@ -105,13 +111,26 @@ pub(super) async fn send(
         }
         Ok(response) => {
             lease.in_flight = in_flight.take();
-            Ok(response.map(|incoming| Body::leased(incoming, lease)))
+            let response = response.map(|incoming| Body::leased(incoming, lease));
+            Ok(if has_trailers { response } else { response.map(Body::ignoring_trailers) })
         }
         Err(mut error) => {
             let request = error.take_message().map(|request| request.map(Outgoing::into_body));
             Err(UpstreamError::of_hyper(error.into_error(), request, is_reused))
         }
     }
+}
+
+/// What has the body of a request wait until upstream wants it (RFC 9110 section 10.1.1).
+fn expectation(request: &mut http::Request<Body>) -> Arc<Go> {
+    let go = Arc::new(Go::default());
+    let given = Arc::clone(&go);
+    hyper::ext::on_informational(request, move |interim| {
+        if interim.status() == http::StatusCode::CONTINUE {
+            given.give();
+        }
+    });
+    go
 }
 
 /// A connection under a request. Dropped before the end of the response, it closes.

@@ -1,6 +1,6 @@
 //! Puts a request into the form of the protocol that its connection speaks.
 
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Uri, Version};
 use hyper::ext::Protocol;
@@ -42,6 +42,8 @@ pub(super) fn for_http2(
     let Ok(uri) = Uri::from_parts(parts) else { return Err(Box::new(request)) };
     *request.uri_mut() = uri;
     request.headers_mut().remove(HOST);
+    // The codec does not tell of the answer that would be waited for.
+    request.headers_mut().remove(EXPECT);
     if let Some(upgrade) = request.headers_mut().remove(UPGRADE)
         && let Ok(protocol) = upgrade.to_str()
     {

@@ -193,7 +193,8 @@ fn explicit(message: ExplicitHttpConfig, config: &mut ConnectionConfig) -> Resul
     match required(message.protocol_config, "protocol_config")? {
         ProtocolConfig::HttpProtocolOptions(message) => {
             config.protocol = UpstreamProtocol::Http1;
-            http1(message).at("http_protocol_options")
+            config.http1_trailers = http1(message).at("http_protocol_options")?;
+            Ok(())
         }
         ProtocolConfig::Http2ProtocolOptions(message) => {
             config.protocol = UpstreamProtocol::Http2;
@@ -233,7 +234,7 @@ fn both(
     config: &mut ConnectionConfig,
 ) -> Result<(), FieldError> {
     if let Some(message) = first {
-        http1(message).at("http_protocol_options")?;
+        config.http1_trailers = http1(message).at("http_protocol_options")?;
     }
     if let Some(message) = second {
         config.http2 = http2(message).at("http2_protocol_options")?;
@@ -274,19 +275,20 @@ fn common(
     Ok(())
 }
 
-fn http1(message: core::Http1ProtocolOptions) -> Result<(), FieldError> {
+/// Whether messages have trailers.
+fn http1(message: core::Http1ProtocolOptions) -> Result<bool, FieldError> {
     fields!(message: core::Http1ProtocolOptions,
-        read: [],
+        read: [enable_trailers],
         ignore: [
             // About requests that come in.
             allow_absolute_url, accept_http_10, default_host_for_http_10, ignore_http_11_upgrade,
-            // Trailers go through where `te` allows; which parser it is changes nothing.
-            enable_trailers, use_balsa_parser, allow_custom_methods,
+            // Which parser it is changes nothing.
+            use_balsa_parser, allow_custom_methods,
             // An invalid response always ends its connection.
             override_stream_error_on_invalid_http_message,
         ],
         refuse: [header_key_format, allow_chunked_length, send_fully_qualified_url]);
-    Ok(())
+    Ok(enable_trailers)
 }
 
 fn http2(message: core::Http2ProtocolOptions) -> Result<Http2Config, FieldError> {

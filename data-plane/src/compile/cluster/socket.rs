@@ -148,7 +148,7 @@ mod tests {
               transport_socket: {{name: r, typed_config: {inner}}}}}"
         );
         let yaml = format!("{{name: c, transport_socket: {{name: p, typed_config: {socket}}}}}");
-        locally(async move {
+        locally(Box::pin(async move {
             let lines = Rc::new(RefCell::new(Vec::new()));
             let seen = Rc::clone(&lines);
             let (address, accepted) = scripted(move |mut stream, _| {
@@ -181,7 +181,7 @@ mod tests {
                 ["1", "2"].map(|port| format!("PROXY TCP4 10.0.0.1 10.0.0.2 {port} 80\r\n"));
             assert_eq!(*lines.borrow(), expected);
             assert_eq!(accepted.get(), 2, "a client's connection serves its other requests");
-        })
+        }))
         .await;
     }
 
@@ -214,7 +214,7 @@ mod tests {
             tls_socket(&authority, "")
         );
         let config = crate::compile::cluster::compile(from_yaml(&yaml).unwrap()).unwrap();
-        locally(async move {
+        locally(Box::pin(async move {
             let upstream = Upstream::start(Speaks::Http1, Some(acceptor)).await;
             let client = Client::linked(config, endpoints(&[Address::Ip(upstream.address)]));
             for (host, name, is_good) in [
@@ -234,7 +234,7 @@ mod tests {
                 let expected = (!is_good).then_some(UpstreamFailure::Tls);
                 assert_eq!(reason, expected, "{host} {name:?}");
             }
-        })
+        }))
         .await;
     }
 
@@ -249,7 +249,7 @@ mod tests {
             tls_socket(&authority, ", sni: up.test")
         );
         let config = crate::compile::cluster::compile(from_yaml(&yaml).unwrap()).unwrap();
-        locally(async move {
+        locally(Box::pin(async move {
             let secret = Upstream::start(Speaks::Http1, Some(acceptor)).await;
             let plain = Upstream::start(Speaks::Http1, None).await;
             let says = |tls: &str| {
@@ -273,7 +273,7 @@ mod tests {
                 let answer = client.get("/a").await.map_err(|error| error.reason);
                 assert_eq!(answer.as_deref(), Ok("up.test /a "), "{own} {locality}");
             }
-        })
+        }))
         .await;
     }
 }

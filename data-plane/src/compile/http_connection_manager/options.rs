@@ -32,6 +32,7 @@ pub(super) fn compile(mut message: HttpConnectionManager) -> Result<HttpOptions,
         path: path(&message)?,
         host: host(&message),
         underscores: common.underscores,
+        passes_expectations: message.proxy_100_continue,
         server: server(&message.server_name, message.server_header_transformation)?,
         limits: HeadLimits { bytes_max: bytes_max(&message)?, fields_max: common.fields_max },
         timeouts: timeouts(&message, common.timeouts)?,
@@ -56,7 +57,8 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             normalize_path, merge_slashes, path_with_escaped_slashes_action,
             strip_matching_host_port, strip_trailing_host_dot, strip_port_mode, http_filters,
             original_ip_detection_extensions, early_header_mutation_extensions,
-            request_id_extension, append_x_forwarded_port, access_log, route_specifier, local_reply_config, set_current_client_cert_details,
+            request_id_extension, append_x_forwarded_port, access_log, route_specifier, local_reply_config,
+            set_current_client_cert_details, proxy_100_continue,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
@@ -77,7 +79,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         ],
         refuse: [
             add_user_agent, tracing, scheme_header_transformation,
-            forward_client_cert_matcher, proxy_100_continue,
+            forward_client_cert_matcher,
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
             path_normalization_options, proxy_status_config,
             typed_header_validation_config, forward_proto_config,
@@ -94,7 +96,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         (normalize_path, merge_slashes, path_with_escaped_slashes_action),
         (strip_matching_host_port, strip_trailing_host_dot, strip_port_mode),
         (original_ip_detection_extensions, early_header_mutation_extensions),
-        (request_id_extension, append_x_forwarded_port),
+        (request_id_extension, append_x_forwarded_port, proxy_100_continue),
     );
     Ok(())
 }
@@ -335,11 +337,11 @@ fn http1(message: Option<core::Http1ProtocolOptions>) -> Result<Http1Options, Fi
     fields!(message: core::Http1ProtocolOptions,
         read: [
             accept_http_10, default_host_for_http_10, allow_chunked_length, allow_custom_methods,
-            allow_absolute_url,
+            allow_absolute_url, enable_trailers,
         ],
         ignore: [
-            // Trailers go through where `te` allows; which parser it is changes nothing.
-            enable_trailers, use_balsa_parser,
+            // Which parser it is changes nothing.
+            use_balsa_parser,
             // An invalid request always ends its connection.
             override_stream_error_on_invalid_http_message,
             // About requests that go out.
@@ -353,6 +355,7 @@ fn http1(message: Option<core::Http1ProtocolOptions>) -> Result<Http1Options, Fi
         allow_chunked_length,
         allow_custom_methods,
         refuse_absolute_url: allow_absolute_url.is_some_and(|flag| !flag.value),
+        trailers: enable_trailers,
     })
 }
 

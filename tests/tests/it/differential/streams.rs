@@ -19,7 +19,7 @@ use super::bytes::both;
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A listener with a log at `folder/PORT`, and one cluster `a`.
-fn resources(
+pub(super) fn resources(
     port: u16,
     upstream: SocketAddr,
     folder: &Path,
@@ -53,7 +53,7 @@ async fn lines(folder: &Path, address: SocketAddr, count: usize) -> Vec<String> 
 }
 
 /// Says each of `asks` on a connection of its own: what came back, what upstream heard, what was logged.
-async fn told(
+pub(super) async fn told(
     address: SocketAddr,
     upstream: &Upstream,
     folder: &Path,
@@ -70,11 +70,11 @@ async fn told(
     Ok(json!({"all": all, "log": lines}))
 }
 
-fn get(path: &str) -> &'static str {
+pub(super) fn get(path: &str) -> &'static str {
     format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n\r\n").leak()
 }
 
-fn to_a() -> Value {
+pub(super) fn to_a() -> Value {
     json!([
         {"match": {"prefix": "/direct"}, "direct_response": {"status": 200, "body": {"inline_string": "direct"}}},
         {"match": {"prefix": "/late"}, "route": {"cluster": "a", "timeout": "0.3s"}},
@@ -83,7 +83,7 @@ fn to_a() -> Value {
     ])
 }
 
-async fn same(
+pub(super) async fn same(
     name: &str,
     upstream: Upstream,
     manager: Value,
