@@ -11,6 +11,10 @@ mod line;
 
 use self::chunked::Chunked;
 
+/// Header fields that the codec takes where nobody says how many, at no cost. Told a number, it fills
+/// a table of that size for every head.
+pub const CODEC_FIELDS: usize = 100;
+
 /// What is wrong with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {

@@ -25,14 +25,11 @@ use super::handshake::{self, HandshakeError};
 use super::io::{Io, Stream};
 use crate::body::flow::Metered;
 use crate::body::stall::{Driven, StreamWatch};
-use crate::framing::Rules;
+use crate::framing::{CODEC_FIELDS, Rules};
 use crate::listener::http::{Codec, HttpOptions, Timeouts};
 use crate::proxy::connection::{Connection, Serving};
 use crate::proxy::{self, ReplyBody};
 use crate::telemetry::stats::{ListenerStats, Protocol};
-
-/// Header fields that hyper parses without allocating.
-const HTTP1_FIELDS: usize = 100;
 
 /// What hyper may take more than the guard lets pass, so that only the guard refuses.
 const HTTP1_SLACK_BYTES: usize = 1024;
@@ -161,9 +158,10 @@ impl Drop for Open {
 fn http1_builder(options: &HttpOptions) -> http1::Builder {
     let bytes_max = rules(options).bytes_max + HTTP1_SLACK_BYTES;
     let mut builder = http1::Builder::new();
+    if options.limits.fields_max > CODEC_FIELDS {
+        builder.max_headers(options.limits.fields_max);
+    }
     builder
-        // Up to as many as hyper has room for on the stack.
-        .max_headers(options.limits.fields_max.max(HTTP1_FIELDS))
         .max_header_size(bytes_max)
         .max_buf_size(bytes_max.max(HTTP1_BUFFER_BYTES))
         // The deadlines are our own: hyper's counts the time between requests too.

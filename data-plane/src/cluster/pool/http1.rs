@@ -18,6 +18,7 @@ use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
 use crate::cluster::pool::{Link, Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
+use crate::framing::CODEC_FIELDS;
 
 /// How long a connection may take to finish what the response did not wait for: the rest of a
 /// request body.
@@ -63,8 +64,11 @@ pub(super) async fn open(
     let link = Link { local: stream.local_address(), protocol: Version::HTTP_11 };
     let flow = Flow::new(config.buffer_bytes, pool.large.clone());
     let stream = Metered::new(stream, Arc::clone(&flow));
-    let handshake = Builder::new()
-        .max_headers(config.headers_max)
+    let mut builder = Builder::new();
+    if config.headers_max != CODEC_FIELDS {
+        builder.max_headers(config.headers_max);
+    }
+    let handshake = builder
         .max_header_size(head_bytes_max)
         .max_buf_size(BUFFER_BYTES_MAX.max(head_bytes_max))
         .handshake::<_, Outgoing>(TokioIo::new(stream));
