@@ -360,7 +360,7 @@ fn secret_waits(user: &Arc<str>, error: SecretError) -> Waiting {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::cluster::balancer::Selection;
     use crate::compile::sample;
@@ -369,19 +369,19 @@ mod tests {
 
     /// Tables, and what was linked last.
     #[derive(Default)]
-    struct Proxy {
-        tables: Tables,
-        snapshot: Snapshot,
+    pub(super) struct Proxy {
+        pub(super) tables: Tables,
+        pub(super) snapshot: Snapshot,
         registry: Registry,
     }
 
     impl Proxy {
-        fn apply(&mut self, resource: xds_proto::resource::Resource) {
+        pub(super) fn apply(&mut self, resource: xds_proto::resource::Resource) {
             assert_eq!(self.tables.apply(resource.kind, &[resource], &[]), []);
         }
 
         /// Links, and gives what waits for what.
-        fn link(&mut self) -> Vec<String> {
+        pub(super) fn link(&mut self) -> Vec<String> {
             let linked = link(&self.tables, &self.snapshot, &self.registry);
             self.snapshot = linked.snapshot;
             let waiting = linked.waiting.iter();

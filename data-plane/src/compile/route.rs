@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use xds_proto::envoy::config::core::v3::HeaderValueOption;
 use xds_proto::envoy::config::route::v3 as route;
 use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
@@ -142,6 +143,23 @@ struct Framed {
     vhds: Option<Reference>,
 }
 
+/// The header changes of one level.
+fn both_ways(
+    (add_to_request, remove_from_request): (Vec<HeaderValueOption>, Vec<String>),
+    (add_to_response, remove_from_response): (Vec<HeaderValueOption>, Vec<String>),
+) -> Result<Mutations, FieldError> {
+    Ok(Mutations {
+        request: mutations(
+            (add_to_request, "request_headers_to_add"),
+            (remove_from_request, "request_headers_to_remove"),
+        )?,
+        response: mutations(
+            (add_to_response, "response_headers_to_add"),
+            (remove_from_response, "response_headers_to_remove"),
+        )?,
+    })
+}
+
 fn frame(message: route::RouteConfiguration) -> Result<Framed, FieldError> {
     fields!(message: route::RouteConfiguration,
     read: [
@@ -156,16 +174,10 @@ fn frame(message: route::RouteConfiguration) -> Result<Framed, FieldError> {
     ignore: [validate_clusters, metadata],
     refuse: [cluster_specifier_plugins, vhost_header, route_specifiers]);
     let _compiled_apart = virtual_hosts;
-    let mutations = Mutations {
-        request: mutations(
-            (request_headers_to_add, "request_headers_to_add"),
-            (request_headers_to_remove, "request_headers_to_remove"),
-        )?,
-        response: mutations(
-            (response_headers_to_add, "response_headers_to_add"),
-            (response_headers_to_remove, "response_headers_to_remove"),
-        )?,
-    };
+    let mutations = both_ways(
+        (request_headers_to_add, request_headers_to_remove),
+        (response_headers_to_add, response_headers_to_remove),
+    )?;
     let internal_only =
         each(internal_only_headers, "internal_only_headers", |name| action::header_name(&name))?;
     let mut around = Surroundings::default();

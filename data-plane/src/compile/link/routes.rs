@@ -155,32 +155,12 @@ mod tests {
     use xds_proto::resource::Resource;
 
     use super::*;
-    use crate::compile::link::link;
-    use crate::compile::{Tables, sample};
-    use crate::snapshot::Snapshot;
-    use crate::telemetry::Registry;
-
-    #[derive(Default)]
-    struct Proxy {
-        tables: Tables,
-        snapshot: Snapshot,
-        registry: Registry,
-    }
+    use crate::compile::link::tests::Proxy;
+    use crate::compile::sample;
 
     impl Proxy {
-        fn apply(&mut self, resources: &[Resource]) {
-            for resource in resources {
-                let resource = std::slice::from_ref(resource);
-                assert_eq!(self.tables.apply(resource[0].kind, resource, &[]), []);
-            }
-        }
-
-        /// Links, and gives what waits for what.
-        fn link(&mut self) -> Vec<String> {
-            let linked = link(&self.tables, &self.snapshot, &self.registry);
-            self.snapshot = linked.snapshot;
-            let waiting = linked.waiting.iter();
-            waiting.map(|w| format!("{} waits for {} {}", w.user, w.kind, w.name)).collect()
+        fn take(&mut self, resources: &[Resource]) {
+            resources.iter().for_each(|resource| self.apply(resource.clone()));
         }
 
         fn routes(&self) -> &Arc<LinkedRoutes> {
@@ -200,9 +180,9 @@ mod tests {
     /// A proxy with routes on demand and the host `r/x`.
     fn proxy() -> Proxy {
         let mut proxy = Proxy::default();
-        proxy.apply(&cluster("a"));
-        proxy.apply(&[sample::routes_on_demand("r", "{name: own, domains: [own.test]}")]);
-        proxy.apply(&[sample::virtual_host("r/x", "x.test", "a")]);
+        proxy.take(&cluster("a"));
+        proxy.take(&[sample::routes_on_demand("r", "{name: own, domains: [own.test]}")]);
+        proxy.take(&[sample::virtual_host("r/x", "x.test", "a")]);
         assert!(proxy.link().is_empty());
         proxy
     }
@@ -210,7 +190,7 @@ mod tests {
     #[test]
     fn a_table_waits_for_the_first_word_on_its_hosts() {
         let mut proxy = Proxy::default();
-        proxy.apply(&[sample::routes_on_demand("r", ""), sample::listener("l", 80, "r")]);
+        proxy.take(&[sample::routes_on_demand("r", ""), sample::listener("l", 80, "r")]);
         assert_eq!(proxy.link(), ["r waits for VHDS r", "l waits for RDS r"]);
         proxy.tables.note_answer(ResourceType::VirtualHost);
         assert!(proxy.link().is_empty());
@@ -221,7 +201,7 @@ mod tests {
     fn hosts_come_and_go_and_the_others_are_shared() {
         let mut proxy = proxy();
         let before = Arc::clone(proxy.routes());
-        proxy.apply(&[sample::virtual_host("r/a", "a.test", "a")]);
+        proxy.take(&[sample::virtual_host("r/a", "a.test", "a")]);
         assert!(proxy.link().is_empty());
         let after = Arc::clone(proxy.routes());
         assert!(after.table.has_host("a.test") && after.table.has_host("own.test"));
@@ -235,16 +215,16 @@ mod tests {
     #[test]
     fn a_host_that_needs_a_cluster_waits_and_the_others_do_not() {
         let mut proxy = proxy();
-        proxy.apply(&[sample::virtual_host("r/x", "x.test", "b")]);
-        proxy.apply(&[sample::virtual_host("r/y", "y.test", "b")]);
-        proxy.apply(&[sample::virtual_host("r/z", "z.test", "a")]);
+        proxy.take(&[sample::virtual_host("r/x", "x.test", "b")]);
+        proxy.take(&[sample::virtual_host("r/y", "y.test", "b")]);
+        proxy.take(&[sample::virtual_host("r/z", "z.test", "a")]);
         proxy.tables.apply(ResourceType::Cluster, &[], &["a".into()]);
-        proxy.apply(&cluster("a"));
+        proxy.take(&cluster("a"));
         assert_eq!(proxy.link(), ["r/x waits for CDS b", "r/y waits for CDS b"]);
         assert_eq!(proxy.clusters("r/x"), Some(&["a".into()][..]), "it serves as before");
         assert_eq!(proxy.clusters("r/y"), None);
         assert_eq!(proxy.clusters("r/z"), Some(&["a".into()][..]));
-        proxy.apply(&cluster("b"));
+        proxy.take(&cluster("b"));
         assert!(proxy.link().is_empty());
         assert_eq!(proxy.clusters("r/x"), Some(&["b".into()][..]));
         assert!(proxy.routes().table.has_host("y.test"));
@@ -255,7 +235,7 @@ mod tests {
         use crate::route::HostNumber;
         use crate::route::action::ClusterIndex;
         let mut proxy = proxy();
-        proxy.apply(&[sample::virtual_host("r/x", "x.test", "b")]);
+        proxy.take(&[sample::virtual_host("r/x", "x.test", "b")]);
         proxy.tables.apply(ResourceType::Cluster, &[], &["a".into()]);
         assert_eq!(proxy.link(), ["r/x waits for CDS b"]);
         assert!(proxy.routes().cluster(HostNumber(1), ClusterIndex(0)).is_some());

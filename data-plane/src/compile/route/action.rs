@@ -20,13 +20,12 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 
 use super::around::Surroundings;
-use super::{mirror, retry, uri_template};
+use super::{both_ways, mirror, retry, uri_template};
 use crate::cluster::labels::Labels;
 use crate::compile::hash_policy;
 use crate::compile::labels::of_metadata;
 use crate::filtering::rate_limit;
 use crate::format::Template;
-use crate::format::compile::mutations;
 use crate::matcher::compile::regex_rewrite;
 use crate::route::action::{
     Action, ClusterChoice, DirectResponse, Draw, Forward, GrpcTimeout, Limit, Upgrade,
@@ -277,20 +276,18 @@ fn weighted_cluster(
     let name = required_text(name, "name")?;
     let route = around.route;
     let filters = around.filters(typed_per_filter_config, || format!("#{route}/{name}"))?;
+    let changes = both_ways(
+        (request_headers_to_add, request_headers_to_remove),
+        (response_headers_to_add, response_headers_to_remove),
+    )?;
     Ok(WeightedCluster {
         index: around.cluster(name)?,
         filters,
         weight: required(weight, "weight")?.value,
         host_rewrite: host_rewrite.filter(|host| !host.is_empty()),
         labels: metadata_match.map(|metadata| labels.overlaid(&of_metadata(metadata))),
-        request: mutations(
-            (request_headers_to_add, "request_headers_to_add"),
-            (request_headers_to_remove, "request_headers_to_remove"),
-        )?,
-        response: mutations(
-            (response_headers_to_add, "response_headers_to_add"),
-            (response_headers_to_remove, "response_headers_to_remove"),
-        )?,
+        request: changes.request,
+        response: changes.response,
     })
 }
 

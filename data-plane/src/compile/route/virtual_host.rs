@@ -9,11 +9,9 @@ use xds_proto::fields;
 use xds_proto::google::protobuf::{UInt32Value, UInt64Value};
 
 use super::around::{Inherited, Surroundings};
-use super::{action, condition, mirror, retry};
+use super::{action, both_ways, condition, mirror, retry};
 use crate::body::kept::KEPT_BYTES_MAX;
 use crate::filtering::rate_limit;
-use crate::format::compile::mutations;
-use crate::route::Mutations;
 use crate::route::virtual_host::{RequireTls, Route, VirtualHost};
 
 /// Compiles a virtual host.
@@ -61,16 +59,10 @@ pub(super) fn compile(
         number += 1;
         route(message, number, &mut around)
     })?;
-    let mutations = Mutations {
-        request: mutations(
-            (request_headers_to_add, "request_headers_to_add"),
-            (request_headers_to_remove, "request_headers_to_remove"),
-        )?,
-        response: mutations(
-            (response_headers_to_add, "response_headers_to_add"),
-            (response_headers_to_remove, "response_headers_to_remove"),
-        )?,
-    };
+    let mutations = both_ways(
+        (request_headers_to_add, request_headers_to_remove),
+        (response_headers_to_add, response_headers_to_remove),
+    )?;
     Ok(VirtualHost {
         domains: domains.into_iter().map(String::into_boxed_str).collect(),
         clusters: around.cluster_names.into(),
@@ -121,15 +113,9 @@ fn route(
         kept_bytes_max(request_body_buffer_limit, per_request_buffer_limit_bytes, hosts);
     let action = action::compile(required(action, "action")?, around)?;
     (around.filters, around.kept_bytes_max) = (outer, hosts);
-    let mutations = Mutations {
-        request: mutations(
-            (request_headers_to_add, "request_headers_to_add"),
-            (request_headers_to_remove, "request_headers_to_remove"),
-        )?,
-        response: mutations(
-            (response_headers_to_add, "response_headers_to_add"),
-            (response_headers_to_remove, "response_headers_to_remove"),
-        )?,
-    };
+    let mutations = both_ways(
+        (request_headers_to_add, request_headers_to_remove),
+        (response_headers_to_add, response_headers_to_remove),
+    )?;
     Ok(Route { name: name.into(), action, condition, mutations, filters })
 }
