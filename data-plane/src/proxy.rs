@@ -420,6 +420,9 @@ fn switch(
     upgrade::answer(&mut head, exchange.version);
     let idle = exchange.view.chain().and_then(|c| c.config.http.options.timeouts.stream_idle);
     let tunnel = Tunnel { client, upstream, upstream_body, idle };
+    if exchange.version < Version::HTTP_2 {
+        exchange.connection.begin_tunnel();
+    }
     let tasks = exchange.connection.worker().tasks.clone();
     tasks.spawn_local(tunnel.run(exchange));
     Response::from_parts(head, ReplyBody::done())

@@ -3,6 +3,7 @@
 pub mod sockets;
 mod accept;
 mod connection;
+mod end;
 mod gate;
 mod guarded;
 mod handshake;

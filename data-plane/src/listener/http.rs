@@ -31,6 +31,8 @@ pub struct HttpOptions {
     pub limits: HeadLimits,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How many requests a connection may carry.
+    pub requests_max: Option<u32>,
     /// HTTP/1 connections.
     pub http1: Http1Options,
     /// HTTP/2 connections.
@@ -259,6 +261,12 @@ pub struct Timeouts {
     pub request_headers: Option<Duration>,
     /// A stream as a whole; a route may say otherwise.
     pub stream_age_max: Option<Duration>,
+    /// From the word that a connection of HTTP/1 ends to its end, where nobody asks for anything.
+    pub drain: Duration,
+    /// While what the client still sends is read after the last answer.
+    pub linger: Option<Duration>,
+    /// A connection of HTTP/1 that is too old ends only with an answer.
+    pub ends_with_answer: bool,
 }
 
 /// What holds for HTTP/1 connections.
@@ -322,7 +330,11 @@ impl Default for HttpOptions {
                 // Envoy has none; a client that drips a head would hold a connection for ever.
                 request_headers: Some(Duration::from_secs(15)),
                 stream_age_max: None,
+                drain: Duration::from_secs(5),
+                linger: Some(Duration::from_secs(1)),
+                ends_with_answer: false,
             },
+            requests_max: None,
             http1: Http1Options::default(),
             http2: Http2Options {
                 // Envoy 1.40's defaults: 1024 streams, 16 MiB and 24 MiB of window.

@@ -140,8 +140,12 @@ impl Serving {
             chain: Cell::new(chain),
             left_behind: RefCell::default(),
             requests: Cell::new(0),
+            requests_total: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             says_close: Cell::new(self.says_close.get()),
+            is_tunnel: Cell::new(false),
+            tunnel_ended: Notify::new(),
+            changed: Notify::new(),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
         });
@@ -165,6 +169,15 @@ impl Serving {
         self.say_close();
         self.is_draining.set(true);
         for connection in self.connections.borrow().values() {
+            connection.drain.cancel();
+        }
+    }
+
+    /// As [`Self::drain`], for one part of so many of the connections that are there.
+    pub fn drain_part(&self, part: u32, parts: u32) {
+        let parts = u64::from(parts.max(1));
+        let connections = self.connections.borrow();
+        for connection in connections.values().filter(|one| one.id % parts == u64::from(part)) {
             connection.drain.cancel();
         }
     }
@@ -227,8 +240,14 @@ pub struct Connection {
     /// What it is served by when the listener has no chain for it any more.
     left_behind: RefCell<Option<Rc<View>>>,
     requests: Cell<u32>,
+    requests_total: Cell<u32>,
     idle_since: Cell<Instant>,
     says_close: Cell<bool>,
+    /// Whether it became a tunnel, as a connection of HTTP/1 may.
+    is_tunnel: Cell<bool>,
+    tunnel_ended: Notify,
+    /// Told when another configuration is there.
+    changed: Notify,
     drain: CancellationToken,
     cut: CancellationToken,
 }
@@ -299,12 +318,53 @@ impl Connection {
             old.zip(new).is_some_and(|(old, new)| is_served_alike(old, new))
         });
         match chosen {
-            Some(chosen) => self.chain.set(chosen),
+            Some(chosen) => {
+                self.chain.set(chosen);
+                self.changed.notify_one();
+            }
             None => {
                 *self.left_behind.borrow_mut() = Some(Rc::clone(before));
                 self.says_close.set(true);
                 self.drain.cancel();
             }
+        }
+    }
+
+    /// It becomes a tunnel.
+    pub(super) fn begin_tunnel(&self) {
+        self.is_tunnel.set(true);
+    }
+
+    /// The tunnel that it became ends.
+    pub(super) fn end_tunnel(&self) {
+        self.is_tunnel.set(false);
+        self.tunnel_ended.notify_one();
+    }
+
+    /// Waits for the end of the tunnel that it became, if it did.
+    pub async fn tunnel_ended(&self) {
+        while self.is_tunnel.get() {
+            self.tunnel_ended.notified().await;
+        }
+    }
+
+    /// Waits until another configuration is there.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Has responses of HTTP/1 say that the connection ends.
+    pub fn say_close(&self) {
+        self.says_close.set(true);
+    }
+
+    /// Counts a request, of which there may be so many; asks the connection to end with the last.
+    pub(super) fn count_request(&self, requests_max: Option<u32>) {
+        let total = self.requests_total.get().saturating_add(1);
+        self.requests_total.set(total);
+        if requests_max.is_some_and(|max| total >= max) {
+            self.says_close.set(true);
+            self.drain.cancel();
         }
     }
 

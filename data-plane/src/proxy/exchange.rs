@@ -124,6 +124,9 @@ impl Exchange {
         let view = connection.view();
         view.stats().requests_active.increment();
         connection.request_began();
+        if let Some(chain) = view.chain() {
+            connection.count_request(chain.config.http.options.requests_max);
+        }
         connection.flow.begin(false);
         let activity = Activity::new();
         Self {

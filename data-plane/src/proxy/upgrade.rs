@@ -84,6 +84,7 @@ impl Tunnel {
         };
         exchange.response.complete();
         exchange.why = ended;
+        connection.end_tunnel();
     }
 }
 

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Method, StatusCode};
@@ -16,9 +15,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::end::{End, FIRST_BYTE_MAX, Next};
 use super::gate::Gate;
 use super::guarded::Guarded;
 use super::handshake::{self, HandshakeError};
@@ -26,16 +25,13 @@ use super::io::{Io, Stream};
 use crate::body::flow::Metered;
 use crate::body::stall::{Driven, StreamWatch};
 use crate::framing::{CODEC_FIELDS, Rules};
-use crate::listener::http::{Codec, HttpOptions, Timeouts};
+use crate::listener::http::{Codec, HttpOptions};
 use crate::proxy::connection::{Connection, Serving};
 use crate::proxy::{self, ReplyBody};
 use crate::telemetry::stats::{ListenerStats, Protocol};
 
 /// What hyper may take more than the guard lets pass, so that only the guard refuses.
 const HTTP1_SLACK_BYTES: usize = 1024;
-
-/// How long a client may say nothing at all.
-const FIRST_BYTE_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes that hyper reads ahead, and those of a response that wait for the client.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
@@ -53,7 +49,9 @@ pub(super) async fn serve(serving: Rc<Serving>, socket: TcpStream, remote: Socke
     match handshake::establish(&serving, socket, remote).await {
         Ok((admitted, stream)) => {
             let connection = Rc::clone(admitted.connection());
-            speak(connection, stream).await;
+            speak(Rc::clone(&connection), stream).await;
+            // What began in its place is let go like it.
+            connection.tunnel_ended().await;
             drop(admitted);
         }
         Err(error) => log_failed(&name, &error),
@@ -99,17 +97,16 @@ async fn speak(connection: Rc<Connection>, mut stream: Stream) {
     };
     let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
     let _open = Open::new(connection.stats(), protocol);
-    let timeouts = options.timeouts;
     if is_http2 {
         let executor = Local { tasks: connection.worker().tasks.clone(), watch: Rc::default() };
         let watch = Rc::clone(&executor.watch);
         let builder = http2_builder(options, executor);
         drop(view);
-        http2(&builder, io, (connection, watch), timeouts).await;
+        http2(&builder, io, (connection, watch)).await;
     } else {
         let (builder, rules) = (http1_builder(options), rules(options));
         drop(view);
-        http1(&builder, (io, rules), connection, timeouts).await;
+        http1(&builder, (io, rules), connection).await;
     }
 }
 
@@ -223,12 +220,7 @@ fn http2_builder(options: &HttpOptions, executor: Local) -> http2::Builder<Local
     builder
 }
 
-async fn http1(
-    builder: &http1::Builder,
-    (io, rules): (Io, Rules),
-    connection: Rc<Connection>,
-    timeouts: Timeouts,
-) {
+async fn http1(builder: &http1::Builder, (io, rules): (Io, Rules), connection: Rc<Connection>) {
     let gate = Gate::new();
     let io = Guarded::new(io, rules, Arc::clone(&gate));
     let (owner, beyond) = (Rc::clone(&connection), Arc::clone(&gate));
@@ -242,7 +234,7 @@ async fn http1(
     });
     let io = Metered::new(io, Arc::clone(&connection.flow));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let mut end = End::new(&connection, Some(&gate), timeouts);
+    let mut end = End::new(&connection, Some(&gate));
     loop {
         let served = tokio::select! {
             biased;
@@ -293,7 +285,6 @@ async fn http2(
     builder: &http2::Builder<Local>,
     io: Io,
     (connection, watch): (Rc<Connection>, NextWatch),
-    timeouts: Timeouts,
 ) {
     let owner = Rc::clone(&connection);
     let service = service_fn(move |request: http::Request<Incoming>| {
@@ -305,7 +296,7 @@ async fn http2(
         )
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut end = End::new(&connection, None, timeouts);
+    let mut end = End::new(&connection, None);
     loop {
         let served = tokio::select! {
             biased;
@@ -328,87 +319,4 @@ async fn http2(
 fn log_ended(connection: &Connection, error: &hyper::Error) {
     let error: &dyn std::error::Error = error;
     tracing::debug!(listener = &**connection.listener_name(), error, "connection ended");
-}
-
-/// What is to happen to a connection that would go on by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// It ends with its last request.
-    Drain,
-    /// The head that is there in part took too long.
-    Late,
-    /// It ends at once.
-    Close,
-}
-
-/// Finds out when a connection has to end.
-struct End<'a> {
-    connection: &'a Connection,
-    gate: Option<&'a Gate>,
-    timeouts: Timeouts,
-    age_max: Option<Instant>,
-    is_draining: bool,
-}
-
-impl<'a> End<'a> {
-    fn new(connection: &'a Connection, gate: Option<&'a Gate>, timeouts: Timeouts) -> Self {
-        let age_max = timeouts.connection_age_max.map(|age| Instant::now() + age);
-        Self { connection, gate, timeouts, age_max, is_draining: false }
-    }
-
-    async fn next(&mut self) -> Next {
-        loop {
-            let wake = self.wake();
-            let wait = async {
-                match wake {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = self.connection.cut_off() => return Next::Close,
-                () = self.connection.drained(), if !self.is_draining => {
-                    self.is_draining = true;
-                    return Next::Drain;
-                }
-                () = wait => {}
-            }
-            // The deadline may have moved on meanwhile.
-            match self.deadline() {
-                Some((at, next)) if at <= Instant::now() => {
-                    self.is_draining |= next == Next::Drain;
-                    return next;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// When to look again: nobody tells when a head begins.
-    fn wake(&self) -> Option<Instant> {
-        let look = self.gate.and(self.head_limit()).map(|limit| Instant::now() + limit);
-        [self.deadline().map(|(at, _)| at), look].into_iter().flatten().min()
-    }
-
-    fn head_limit(&self) -> Option<Duration> {
-        self.timeouts.request_headers.or(self.timeouts.stream_idle)
-    }
-
-    /// When something is to happen next, as things stand.
-    fn deadline(&self) -> Option<(Instant, Next)> {
-        let age = self.age_max.filter(|_| !self.is_draining).map(|at| (at, Next::Drain));
-        let head = self.connection.idle_since().and(self.gate).and_then(|gate| {
-            if !gate.has_begun() {
-                return Some((gate.base() + FIRST_BYTE_MAX, Next::Close));
-            }
-            Some((gate.head_began()? + self.head_limit()?, Next::Late))
-        });
-        let idle_next = if self.is_draining { Next::Close } else { Next::Drain };
-        let idle = self.timeouts.connection_idle.map(|limit| {
-            // While there is a request, look again when it could be over for that long.
-            let since = self.connection.idle_since().unwrap_or_else(Instant::now);
-            (since + limit, idle_next)
-        });
-        [age, head, idle].into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
 }

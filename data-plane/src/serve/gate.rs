@@ -20,6 +20,8 @@ pub(super) struct Gate {
     /// Whether a byte ever came.
     has_begun: AtomicBool,
     is_late: AtomicBool,
+    /// How long what the client still sends is read after the last answer, in milliseconds.
+    linger_ms: AtomicU64,
     answered: AtomicU64,
     has_switched: AtomicBool,
     broken: OnceLock<Broken>,
@@ -50,6 +52,7 @@ impl Gate {
             head_began: AtomicU64::new(0),
             has_begun: AtomicBool::new(false),
             is_late: AtomicBool::new(false),
+            linger_ms: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             has_switched: AtomicBool::new(false),
             broken: OnceLock::new(),
@@ -95,6 +98,19 @@ impl Gate {
     fn restart_head(&self) {
         let ms = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.head_began.store(ms + 1, Relaxed);
+    }
+
+    /// Notes how long what the client still sends is thrown away after the last answer, so that it
+    /// can read that: a socket closed with bytes unread is reset (`delayed_close_timeout`).
+    pub(super) fn set_linger(&self, limit: Option<Duration>) {
+        let ms = limit.map_or(0, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        self.linger_ms.store(ms, Relaxed);
+    }
+
+    /// How long that is.
+    pub(super) fn linger(&self) -> Option<Duration> {
+        let ms = self.linger_ms.load(Relaxed);
+        (ms > 0).then(|| Duration::from_millis(ms))
     }
 
     /// The head that is there in part took too long.

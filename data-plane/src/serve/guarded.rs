@@ -8,7 +8,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,10 +27,6 @@ const PIECE_BYTES: usize = 4096;
 /// Bytes that are held while it is open what they are.
 const AHEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How long what the client still sends is thrown away after the last response, so that it can read
-/// that response: a socket closed with bytes unread is reset. Envoy's `delayed_close_timeout`.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// A client's stream with a guard in front.
 #[derive(Debug)]
 pub(super) struct Guarded {
@@ -43,7 +38,7 @@ pub(super) struct Guarded {
     /// So much of it may pass.
     passable: usize,
     state: State,
-    linger: Option<Pin<Box<Sleep>>>,
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +63,7 @@ impl Guarded {
             held: BytesMut::new(),
             passable: 0,
             state: State::Open,
-            linger: None,
+            lingering: None,
         }
     }
 
@@ -233,18 +228,19 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let linger = match &mut this.linger {
-            Some(linger) => linger,
+        let lingering = match &mut this.lingering {
+            Some(lingering) => lingering,
             None => {
                 ready!(Pin::new(&mut this.io).poll_shutdown(context))?;
+                let Some(limit) = this.gate.linger() else { return Poll::Ready(Ok(())) };
                 if !this.requests.is_within() && this.held.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
-                this.linger.insert(Box::pin(tokio::time::sleep(LINGER)))
+                this.lingering.insert(Box::pin(tokio::time::sleep(limit)))
             }
         };
         let mut discarded = [0; PIECE_BYTES];
-        while linger.as_mut().poll(context).is_pending() {
+        while lingering.as_mut().poll(context).is_pending() {
             let mut piece = ReadBuf::new(&mut discarded);
             let read = ready!(Pin::new(&mut this.io).poll_read(context, &mut piece));
             if read.is_err() || piece.filled().is_empty() {

@@ -23,6 +23,11 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// those without a request are closed.
 const SAY_CLOSE_FOR: Duration = Duration::from_secs(5);
 
+/// How long it takes after that until all have been asked to end, so that they do not come back all at
+/// once; and in how many parts.
+const ASK_FOR: Duration = Duration::from_secs(5);
+const ASK_PARTS: u32 = 20;
+
 /// How long the last lines of access log may take to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -131,6 +136,10 @@ impl Listeners {
         self.worker.tasks.spawn_local(async move {
             active.serving.say_close();
             tokio::time::sleep(SAY_CLOSE_FOR.min(within)).await;
+            for part in 0..ASK_PARTS {
+                active.serving.drain_part(part, ASK_PARTS);
+                tokio::time::sleep(ASK_FOR.min(within) / ASK_PARTS).await;
+            }
             drain(&active.serving, within).await;
         });
     }

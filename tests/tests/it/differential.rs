@@ -3,6 +3,7 @@
 mod bytes;
 mod cases;
 mod certificates;
+mod connections;
 mod discovery;
 mod edge;
 mod endpoints;

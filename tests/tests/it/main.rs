@@ -12,6 +12,7 @@ mod examples;
 mod filters;
 mod hosts;
 mod kubectl;
+mod live;
 mod outage;
 mod shutdown;
 mod static_config;

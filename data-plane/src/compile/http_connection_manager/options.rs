@@ -36,6 +36,7 @@ pub(super) fn compile(mut message: HttpConnectionManager) -> Result<HttpOptions,
         server: server(&message.server_name, message.server_header_transformation)?,
         limits: HeadLimits { bytes_max: bytes_max(&message)?, fields_max: common.fields_max },
         timeouts: timeouts(&message, common.timeouts)?,
+        requests_max: common.requests_max,
         http1: http1_options.at("http_protocol_options")?,
         http2: http2_options.at("http2_protocol_options")?,
         upgrades: each(upgrades, "upgrade_configs", upgrade)?.into(),
@@ -58,7 +59,8 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             strip_matching_host_port, strip_trailing_host_dot, strip_port_mode, http_filters,
             original_ip_detection_extensions, early_header_mutation_extensions,
             request_id_extension, append_x_forwarded_port, access_log, route_specifier, local_reply_config,
-            set_current_client_cert_details, proxy_100_continue,
+            set_current_client_cert_details, proxy_100_continue, drain_timeout, delayed_close_timeout,
+            http1_safe_max_connection_duration,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
@@ -67,9 +69,8 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             http3_protocol_options,
             // A write that stands still ends with the stream's idle timeout.
             stream_flush_timeout,
-            // The proxy drains as its own settings say.
-            drain_timeout, drain_timeout_jitter, delayed_close_timeout,
-            http1_safe_max_connection_duration,
+            // Clients come back at their own pace.
+            drain_timeout_jitter,
             // One line is written, when the request ends.
             access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
             // What is malformed ends the stream, or the connection where framing is lost.
@@ -89,6 +90,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         (codec_type, common_http_protocol_options, http_protocol_options, http2_protocol_options),
         (server_name, server_header_transformation, max_request_headers_kb),
         (stream_idle_timeout, request_timeout, request_headers_timeout),
+        (drain_timeout, delayed_close_timeout, http1_safe_max_connection_duration),
         (use_remote_address, xff_num_trusted_hops, internal_address_config, skip_xff_append, via),
         (generate_request_id, preserve_external_request_id, always_set_request_id_in_response),
         (forward_client_cert_details, upgrade_configs, http_filters, access_log, route_specifier),
@@ -105,10 +107,15 @@ fn timeouts(message: &HttpConnectionManager, common: Timeouts) -> Result<Timeout
     let idle = timeout(message.stream_idle_timeout.as_ref(), "stream_idle_timeout")?;
     let request = timeout(message.request_timeout.as_ref(), "request_timeout")?;
     let headers = timeout(message.request_headers_timeout.as_ref(), "request_headers_timeout")?;
+    let drain = optional_duration(message.drain_timeout.as_ref(), "drain_timeout")?;
+    let linger = timeout(message.delayed_close_timeout.as_ref(), "delayed_close_timeout")?;
     Ok(Timeouts {
         stream_idle: idle.unwrap_or(common.stream_idle),
         request: request.flatten(),
         request_headers: headers.unwrap_or(common.request_headers),
+        drain: drain.unwrap_or(common.drain),
+        linger: linger.unwrap_or(common.linger),
+        ends_with_answer: message.http1_safe_max_connection_duration,
         ..common
     })
 }
@@ -291,6 +298,7 @@ struct Common {
     timeouts: Timeouts,
     fields_max: usize,
     underscores: Underscores,
+    requests_max: Option<u32>,
 }
 
 fn common_options(message: Option<core::HttpProtocolOptions>) -> Result<Common, FieldError> {
@@ -299,11 +307,11 @@ fn common_options(message: Option<core::HttpProtocolOptions>) -> Result<Common, 
     fields!(message: core::HttpProtocolOptions,
         read: [
             idle_timeout, max_connection_duration, max_headers_count, max_stream_duration,
-            headers_with_underscores_action,
+            headers_with_underscores_action, max_requests_per_connection,
         ],
         // The jitter spreads what an age limit cuts off; clients come back at their own pace.
         ignore: [max_connection_duration_jitter, max_response_headers_kb],
-        refuse: [max_requests_per_connection],
+        refuse: [],
     );
     let HttpOptions { timeouts, limits, .. } = HttpOptions::default();
     let timeouts = Timeouts {
@@ -329,7 +337,8 @@ fn common_options(message: Option<core::HttpProtocolOptions>) -> Result<Common, 
             return unknown(headers_with_underscores_action).at("headers_with_underscores_action");
         }
     };
-    Ok(Common { timeouts, fields_max, underscores })
+    let requests_max = max_requests_per_connection.map(|max| max.value).filter(|max| *max > 0);
+    Ok(Common { timeouts, fields_max, underscores, requests_max })
 }
 
 fn http1(message: Option<core::Http1ProtocolOptions>) -> Result<Http1Options, FieldError> {
