@@ -300,6 +300,8 @@ pub struct Http2Options {
     pub allow_connect: bool,
     /// Pings: how often, and how long the answer may take.
     pub keepalive: Option<(Duration, Duration)>,
+    /// Bytes of the table that headers of requests may refer to.
+    pub header_table_bytes: Option<u32>,
 }
 
 /// A protocol that a client may upgrade to.
@@ -343,6 +345,7 @@ impl Default for HttpOptions {
                 connection_window: 24 << 20,
                 allow_connect: false,
                 keepalive: None,
+                header_table_bytes: None,
             },
             upgrades: Box::default(),
         }

@@ -211,6 +211,9 @@ fn http2_builder(options: &HttpOptions, executor: Local) -> http2::Builder<Local
         .initial_connection_window_size(options.http2.connection_window)
         .max_send_buf_size(STREAM_BUFFER_BYTES)
         .max_header_list_size(options.limits.bytes_max);
+    if let Some(bytes) = options.http2.header_table_bytes {
+        builder.header_table_size(bytes);
+    }
     if options.http2.allow_connect {
         builder.enable_connect_protocol();
     }

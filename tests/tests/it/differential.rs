@@ -8,6 +8,8 @@ mod discovery;
 mod edge;
 mod endpoints;
 mod filters;
+mod frames;
+mod grpc;
 mod logs;
 mod names;
 mod reach;

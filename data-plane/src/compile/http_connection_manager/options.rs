@@ -371,6 +371,24 @@ fn http1(message: Option<core::Http1ProtocolOptions>) -> Result<Http1Options, Fi
 fn http2(message: Option<core::Http2ProtocolOptions>) -> Result<Http2Options, FieldError> {
     let defaults = HttpOptions::default().http2;
     let message = message.unwrap_or_default();
+    fields!(message: core::Http2ProtocolOptions,
+        read: [
+            max_concurrent_streams, initial_stream_window_size, initial_connection_window_size,
+            connection_keepalive, allow_connect, hpack_table_size,
+        ],
+        ignore: [
+            // h2 bounds its queues and what a peer may send without progress by itself.
+            max_outbound_frames, max_outbound_control_frames,
+            max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent, stream_reset_burst,
+            stream_reset_rate, max_header_field_size_kb,
+            // About the codec, of which there is one.
+            use_oghttp2_codec, enable_huffman_encoding, max_metadata_size,
+            // An invalid request always ends its stream.
+            stream_error_on_invalid_http_messaging, override_stream_error_on_invalid_http_message,
+        ],
+        refuse: [allow_metadata, custom_settings_parameters, disallow_obs_text]);
     let number = |value: Option<protobuf::UInt32Value>, least, field, default| match value {
         None => Ok(default),
         Some(value) if (least..=i32::MAX.unsigned_abs()).contains(&value.value) => Ok(value.value),
@@ -378,35 +396,42 @@ fn http2(message: Option<core::Http2ProtocolOptions>) -> Result<Http2Options, Fi
             Err(FieldError::invalid(format!("must be between {least} and 2147483647"))).at(field)
         }
     };
-    let keepalive = message.connection_keepalive.map(keepalive).transpose();
+    let keepalive = connection_keepalive.map(keepalive).transpose();
     Ok(Http2Options {
         concurrent_streams_max: number(
-            message.max_concurrent_streams,
+            max_concurrent_streams,
             1,
             "max_concurrent_streams",
             defaults.concurrent_streams_max,
         )?,
         stream_window: number(
-            message.initial_stream_window_size,
+            initial_stream_window_size,
             65_535,
             "initial_stream_window_size",
             defaults.stream_window,
         )?,
         connection_window: number(
-            message.initial_connection_window_size,
+            initial_connection_window_size,
             65_535,
             "initial_connection_window_size",
             defaults.connection_window,
         )?,
-        allow_connect: message.allow_connect,
+        allow_connect,
         keepalive: keepalive.at("connection_keepalive")?.flatten(),
+        header_table_bytes: hpack_table_size.map(|size| size.value),
     })
 }
 
 fn keepalive(message: core::KeepaliveSettings) -> Result<Option<(Duration, Duration)>, FieldError> {
-    let Some(interval) = message.interval else { return Ok(None) };
+    fields!(message: core::KeepaliveSettings,
+        read: [interval, timeout],
+        // Connections are not opened at the same moment, and so do not ping at the same moment. A
+        // connection that lay idle is pinged by the interval too.
+        ignore: [interval_jitter, connection_idle_interval],
+        refuse: []);
+    let timeout = timeout.ok_or_else(FieldError::required).at("timeout")?;
+    let Some(interval) = interval else { return Ok(None) };
     let interval = duration(&interval).at("interval")?;
-    let timeout = message.timeout.ok_or_else(FieldError::required).at("timeout")?;
     let timeout = duration(&timeout).at("timeout")?;
     if interval.is_zero() || timeout.is_zero() {
         return Err(FieldError::invalid("must be longer than 0")).at("interval");
