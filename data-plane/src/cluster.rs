@@ -10,11 +10,11 @@ pub mod health;
 pub mod endpoints;
 pub mod connect;
 pub mod live;
-pub mod labels;
 pub mod failure;
 pub mod protocol;
 pub mod proxy_protocol;
 pub mod sockets;
+mod again;
 mod purpose;
 mod priority;
 mod stride;
@@ -24,11 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use rustls::pki_types::ServerName;
 use xds_proto::convert::Address;
 use xds_proto::resource::ResourceType;
 
+use crate::cluster::again::Spare;
 use crate::cluster::balancer::{Balancer, BalancerConfig, Group, Selection, Tier, tiers};
 use crate::cluster::connect::{Connector, EndpointTls};
 use crate::cluster::dns::DnsConfig;
@@ -118,6 +119,8 @@ pub struct Cluster {
     members: Box<[Arc<Cluster>]>,
     groups: Vec<Group>,
     balancer: ArcSwap<Balancer>,
+    /// The one that retries of late used, which does without some priorities.
+    spare: ArcSwapOption<Spare>,
     /// Somebody makes the next balancer.
     is_refreshing: AtomicBool,
 }
@@ -180,6 +183,7 @@ impl Cluster {
             members: Box::default(),
             groups,
             balancer: ArcSwap::from_pointee(balancer),
+            spare: ArcSwapOption::empty(),
             is_refreshing: AtomicBool::new(false),
         }))
     }
@@ -216,6 +220,7 @@ impl Cluster {
             members: members.into(),
             groups: Vec::new(),
             balancer: ArcSwap::from_pointee(balancer),
+            spare: ArcSwapOption::empty(),
             is_refreshing: AtomicBool::new(false),
         })
     }

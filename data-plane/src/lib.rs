@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod framing;
 pub mod tls;
 pub mod retry;
+pub mod labels;
 pub mod matcher;
 pub mod format;
 pub mod metadata;

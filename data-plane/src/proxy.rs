@@ -12,6 +12,7 @@ mod forward;
 mod log;
 mod lookup;
 mod mirror;
+mod miss;
 mod overrides;
 mod reply;
 mod selection;

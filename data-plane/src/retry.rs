@@ -1,5 +1,8 @@
 //! When a request is sent again (`RetryPolicy`): a plain table, and the question it answers.
 
+mod elsewhere;
+mod told;
+
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -7,6 +10,8 @@ use http::{HeaderMap, StatusCode};
 use xds_proto::field::{At, FieldError};
 
 use crate::matcher::header::HeaderMatcher;
+pub use crate::retry::elsewhere::{Elsewhere, PreviousPriorities};
+pub use crate::retry::told::{ToldBackOff, Unit, jittered};
 
 /// What to do about answers and failures of an upstream.
 #[derive(Debug, Clone)]
@@ -27,9 +32,10 @@ pub struct RetryPolicy {
     pub request_headers: Box<[HeaderMatcher]>,
     /// How long to wait before each.
     pub back_off: BackOff,
-    /// Whether a try goes to an endpoint not yet tried, if there is one (`retry_host_predicate`
-    /// with `previous_hosts`).
-    pub avoids_previous_endpoints: bool,
+    /// How long to wait after an answer that says so itself (`rate_limited_retry_back_off`).
+    pub told: Option<ToldBackOff>,
+    /// Which endpoints it does without.
+    pub elsewhere: Elsewhere,
 }
 
 /// Retries nothing, until a condition is added.
@@ -44,7 +50,8 @@ impl Default for RetryPolicy {
             headers: Box::default(),
             request_headers: Box::default(),
             back_off: BackOff::default(),
-            avoids_previous_endpoints: false,
+            told: None,
+            elsewhere: Elsewhere::default(),
         }
     }
 }
@@ -265,7 +272,8 @@ mod tests {
             headers: [].into(),
             request_headers: [].into(),
             back_off: BackOff::default(),
-            avoids_previous_endpoints: false,
+            told: None,
+            elsewhere: Elsewhere::default(),
         }
     }
 

@@ -14,8 +14,8 @@ use crate::cluster::balancer::slow_start::SlowStart;
 use crate::cluster::balancer::subset::{SubsetConfig, Subsets};
 use crate::cluster::balancer::table::TableConfig;
 use crate::cluster::endpoints::{Endpoint, Health};
-use crate::cluster::labels::Labels;
-use crate::cluster::priority::{Census, Share, Who, is_panicking, split};
+use crate::cluster::priority::{Census, Share, Who, availability, is_panicking, split};
+use crate::labels::Labels;
 use crate::matcher::hash::HashPolicy;
 
 /// How endpoints are chosen.
@@ -84,7 +84,7 @@ pub struct Selection<'a> {
 }
 
 /// The endpoints of one priority and locality.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Group {
     pub(crate) priority: u32,
     pub(crate) weight: Option<u32>,
@@ -114,6 +114,18 @@ pub(crate) fn tiers<'a>(
 }
 
 impl Tier<'_> {
+    /// Whether it is the priority of this endpoint.
+    pub(crate) fn is_of(&self, endpoint: &Endpoint) -> bool {
+        self.endpoints().next().is_some_and(|one| {
+            one.priority == endpoint.priority && Arc::ptr_eq(&one.home, &endpoint.home)
+        })
+    }
+
+    /// How much of the traffic it can bear, in percent.
+    pub(crate) fn availability(&self) -> u32 {
+        availability(&self.census())
+    }
+
     fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.groups.iter().flat_map(|group| &group.endpoints)
     }

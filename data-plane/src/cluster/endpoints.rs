@@ -7,9 +7,9 @@ use xds_proto::convert::Address;
 
 use crate::cluster::ClusterConfig;
 use crate::cluster::connect::Connector;
-use crate::cluster::labels::Labels;
 use crate::cluster::live::{ClusterLive, EndpointLive, Mark};
 use crate::cluster::sockets::SocketLabels;
+use crate::labels::Labels;
 
 /// The endpoints of one cluster, compiled from a `ClusterLoadAssignment` or a DNS answer.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,10 +34,6 @@ pub(crate) struct Share {
 /// shares grow to 100, and a priority whose healthy part is below the panic threshold uses all it
 /// has.
 pub(crate) fn split(census: &[Census], panic_below: u32) -> Vec<Share> {
-    let part = |census: &Census, count: usize| match census.total {
-        0 => 0,
-        total => percent(count.saturating_mul(census.overprovisioning as usize) / total),
-    };
     let healthy = census.iter().map(|c| part(c, c.healthy));
     let degraded = census.iter().map(|c| part(c, c.degraded));
     let sum = percent(healthy.clone().chain(degraded.clone()).map(|part| part as usize).sum());
@@ -66,6 +62,19 @@ pub(crate) fn split(census: &[Census], panic_below: u32) -> Vec<Share> {
         first.percent += left;
     }
     shares
+}
+
+/// How much of the traffic a priority can bear, in percent.
+pub(crate) fn availability(census: &Census) -> u32 {
+    part(census, census.healthy) + part(census, census.degraded)
+}
+
+/// What so many of its endpoints can bear.
+fn part(census: &Census, count: usize) -> u32 {
+    match census.total {
+        0 => 0,
+        total => percent(count.saturating_mul(census.overprovisioning as usize) / total),
+    }
 }
 
 fn percent(value: usize) -> u32 {

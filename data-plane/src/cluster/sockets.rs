@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::cluster::endpoints::EndpointConfig;
-use crate::cluster::labels::Labels;
 use crate::cluster::protocol::ConnectionConfig;
+use crate::labels::Labels;
 use crate::tls::SecretError;
 use crate::tls::client::{ClientTls, ClientTlsConfig};
 use crate::tls::secret::Secrets;

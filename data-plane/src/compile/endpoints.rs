@@ -20,8 +20,8 @@ use crate::cluster::endpoints::{
     CheckTarget, EndpointConfig, EndpointsConfig, Health, Locality, LocalityConfig,
 };
 
-use crate::cluster::labels::Labels;
 use crate::compile::labels::{of_metadata, of_socket};
+use crate::labels::Labels;
 
 /// Envoy's limit.
 const PRIORITY_MAX: u32 = 128;

@@ -7,7 +7,7 @@ use xds_proto::envoy::config::core::v3::Metadata;
 use xds_proto::google::protobuf::value::Kind;
 use xds_proto::google::protobuf::{Struct, Value};
 
-use crate::cluster::labels::{Label, Labels};
+use crate::labels::{Label, Labels};
 
 /// The only namespace that load balancing looks into.
 const NAMESPACE: &str = "envoy.lb";

@@ -1,16 +1,17 @@
 //! A request on its way upstream: which cluster, which endpoint, how long, and whether once more.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderName, HeaderValue, SET_COOKIE};
-use http::{Method, Request, Response, StatusCode, request};
+use http::{Request, Response, StatusCode, request};
 use tokio::time::Instant;
 use xds_proto::convert::Address;
 
 use super::deadline::{Expired, Limits};
 use super::exchange::{Exchange, TransportFailure, path_of};
 use super::mirror;
+use super::miss::Miss;
 use super::overrides::Overrides;
 use super::reply::{self, Local};
 use super::selection::{choose, hash_view, observed, select};
@@ -27,7 +28,7 @@ use crate::cluster::proxy_protocol::Ends;
 use crate::guard;
 use crate::listener::FilterChain;
 use crate::matcher::header::HeaderView;
-use crate::retry::{Failure, Outcome, RetryPolicy};
+use crate::retry::{Failure, Outcome, RetryPolicy, jittered};
 use crate::route::Found;
 use crate::route::action::{Forward, WeightedCluster};
 use crate::route::linked::LinkedRoutes;
@@ -133,8 +134,16 @@ async fn send(
         _ => (body, OnceMore::Gone),
     };
     let Target { cluster, selection, endpoint } = target;
-    let mut tries =
-        Tries { exchange, plan, cluster, selection, limits, once_more, retries: 0, slot: None };
+    let mut tries = Tries {
+        exchange,
+        plan,
+        cluster,
+        selection,
+        limits,
+        once_more,
+        tried: Vec::new(),
+        slot: None,
+    };
     let answered = tries.run(Request::from_parts(head, body), endpoint).await;
     let response = answered.map_err(|mut local| {
         let may_be_nothing = overrides.answers_timeout_with_nothing;
@@ -224,7 +233,8 @@ struct Tries<'e, 'p> {
     selection: Selection<'p>,
     limits: Limits,
     once_more: OnceMore,
-    retries: u32,
+    /// The endpoints of the tries before this one.
+    tried: Vec<Arc<Endpoint>>,
     /// The place of the present try among the retries of the cluster.
     slot: Option<Slot>,
 }
@@ -241,18 +251,9 @@ enum OnceMore {
 
 /// Whether a request is sent again.
 enum Again {
-    Yes(Request<Body>, Option<Slot>),
+    /// With the time that the answer asks to wait.
+    Yes(Request<Body>, Option<Slot>, Option<Duration>),
     No(Result<Response<Body>, Miss>),
-}
-
-/// A try without an answer.
-struct Miss {
-    why: Why,
-    failure: Failure,
-    /// The request, where nothing of it was sent.
-    unsent: Option<Box<Request<Body>>>,
-    /// Whether upstream has certainly done nothing for it.
-    is_unprocessed: bool,
 }
 
 impl Tries<'_, '_> {
@@ -266,11 +267,11 @@ impl Tries<'_, '_> {
             let tried = self.attempt(&endpoint, request).await?;
             match self.again(tried) {
                 Again::No(last) => return last.map_err(|miss| self.give_up(&miss)),
-                Again::Yes(again, slot) => {
-                    self.retries += 1;
+                Again::Yes(again, slot, told) => {
                     self.slot = slot;
-                    self.back_off().await?;
-                    let other = self.cluster.pick_other(&endpoint, &self.selection);
+                    self.tried.push(endpoint);
+                    self.back_off(told).await?;
+                    let other = self.pick_again();
                     endpoint = other.ok_or_else(|| Local::new(Why::NoHealthyEndpoint))?;
                     request = again;
                 }
@@ -288,8 +289,10 @@ impl Tries<'_, '_> {
                 if !self.may_retry(&Outcome::Answered { status, headers }) {
                     return Again::No(Ok(response));
                 }
+                let told = self.plan.retry.and_then(|policy| policy.told.as_ref());
+                let told = told.and_then(|told| told.wait(headers, SystemTime::now()));
                 match (self.copy(), self.retry_slot()) {
-                    (Some(copy), Some(slot)) => Again::Yes(copy, Some(slot)),
+                    (Some(copy), Some(slot)) => Again::Yes(copy, Some(slot), told),
                     _ => Again::No(Ok(response)),
                 }
             }
@@ -305,7 +308,7 @@ impl Tries<'_, '_> {
                     return Again::No(Err(miss));
                 }
                 match miss.unsent.take().map(|unsent| *unsent).or_else(|| self.copy()) {
-                    Some(again) => Again::Yes(again, slot),
+                    Some(again) => Again::Yes(again, slot, None),
                     None => Again::No(Err(miss)),
                 }
             }
@@ -335,7 +338,7 @@ impl Tries<'_, '_> {
         if !policy.should_retry(outcome) {
             return false;
         }
-        let may = self.retries < policy.retries;
+        let may = self.retries() < policy.retries;
         self.exchange.is_exhausted = !may;
         may
     }
@@ -344,7 +347,7 @@ impl Tries<'_, '_> {
     fn is_safe(&self, miss: &Miss) -> bool {
         let has_other = self.cluster.has_several_endpoints();
         let is_connect = miss.failure == Failure::Connect;
-        self.retries == 0
+        self.tried.is_empty()
             && miss.is_unprocessed
             && miss.failure != Failure::Overflow
             && (has_other || !is_connect)
@@ -366,12 +369,33 @@ impl Tries<'_, '_> {
         Some(copy)
     }
 
-    async fn back_off(&self) -> Result<(), Local> {
+    /// The endpoint of a retry. What is sent once more unasked goes elsewhere if it can.
+    fn pick_again(&self) -> Option<Arc<Endpoint>> {
+        let wish = self.policy().map(|policy| &policy.elsewhere);
+        match (wish.filter(|wish| !wish.is_anywhere()), self.tried.last()) {
+            (Some(wish), _) => self.cluster.pick_again(&self.tried, wish, &self.selection),
+            // Only what nobody has acted on has no place among the retries.
+            (None, Some(tried)) if self.slot.is_none() => {
+                self.cluster.pick_other(tried, &self.selection)
+            }
+            (None, _) => self.cluster.pick(&self.selection),
+        }
+    }
+
+    async fn back_off(&self, told: Option<Duration>) -> Result<(), Local> {
         let Some(policy) = self.policy() else { return Ok(()) };
-        let wait = policy.back_off.wait(self.retries, fastrand::u64(..));
+        let random = fastrand::u64(..);
+        let wait = match told {
+            Some(told) => jittered(told, random),
+            None => policy.back_off.wait(self.retries(), random),
+        };
         self.hold(Instant::now(), tokio::time::sleep(wait))
             .await
             .map_err(|at| self::expired(self.exchange, at))
+    }
+
+    fn retries(&self) -> u32 {
+        u32::try_from(self.tried.len()).unwrap_or(u32::MAX)
     }
 
     async fn hold<T>(
@@ -439,7 +463,7 @@ impl Tries<'_, '_> {
         if self.plan.found.virtual_host.include_request_attempt_count {
             head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.exchange.attempts));
         }
-        if self.retries > 0 {
+        if !self.tried.is_empty() {
             let complete = self.exchange.request.completed_at();
             let elapsed = complete.map(|at| at.elapsed()).unwrap_or_default();
             say_timeout(&self.plan, &mut head.headers, &self.limits, elapsed);
@@ -447,7 +471,7 @@ impl Tries<'_, '_> {
         if !endpoint.config.hostname.is_empty()
             && let Ok(host) = HeaderValue::from_str(&endpoint.config.hostname)
         {
-            let keeps_originals = self.plan.adds_envoy_headers() && self.retries == 0;
+            let keeps_originals = self.plan.adds_envoy_headers() && self.tried.is_empty();
             self.plan.found.rewrite_host_to(&mut head, &host, keeps_originals);
         }
         if endpoint.connector.config.proxy_protocol.is_some() {
@@ -476,7 +500,7 @@ impl Tries<'_, '_> {
 
     fn count(&self, status: Option<StatusCode>, took: Duration) {
         let stats = &self.cluster.live.stats;
-        let attempts = if self.retries == 0 { &stats.first_attempts } else { &stats.retries };
+        let attempts = if self.tried.is_empty() { &stats.first_attempts } else { &stats.retries };
         attempts.count(status);
         if status.is_some() {
             stats.duration.record(took);
@@ -503,34 +527,7 @@ impl Tries<'_, '_> {
             let failure = TransportFailure::new(kind, &source.to_string());
             self.exchange.transport_failure = Some(Box::new(failure));
         }
-        let unsent = error.request;
-        let is_idempotent = matches!(
-            self.exchange.method,
-            Method::GET
-                | Method::HEAD
-                | Method::OPTIONS
-                | Method::TRACE
-                | Method::PUT
-                | Method::DELETE
-        );
-        // Without an answer on a connection that had served before, the usual reason is that it
-        // was closed as the request went out (RFC 9110 section 9.2.2 allows the second try).
-        let was_stale = error.reason == UpstreamFailure::ReusedClosed && is_idempotent;
-        let is_unprocessed = unsent.is_some() || error.reason.is_unprocessed() || was_stale;
-        let failure = error.reason.outcome(unsent.is_some());
-        let why = match error.reason {
-            UpstreamFailure::Connect | UpstreamFailure::ConnectTimeout => {
-                Why::UpstreamConnectFailed
-            }
-            UpstreamFailure::Tls => Why::UpstreamTlsFailed,
-            UpstreamFailure::Overflow => Why::UpstreamOverflow,
-            UpstreamFailure::Refused | UpstreamFailure::Reset => Why::UpstreamReset,
-            UpstreamFailure::Closed => Why::UpstreamClosed,
-            UpstreamFailure::ReusedClosed => Why::ReusedConnectionClosed,
-            UpstreamFailure::Protocol => Why::UpstreamProtocolError,
-            UpstreamFailure::Request => Why::BadRequest,
-        };
-        Ok(Miss { why, failure, unsent, is_unprocessed })
+        Ok(Miss::new(error, &self.exchange.method))
     }
 
     /// The request's own body broke off.
@@ -547,7 +544,7 @@ impl Tries<'_, '_> {
     }
 
     fn give_up(&self, miss: &Miss) -> Local {
-        Local { was_retried: self.retries > 0, ..Local::new(miss.why) }
+        Local { was_retried: !self.tried.is_empty(), ..Local::new(miss.why) }
     }
 }
 

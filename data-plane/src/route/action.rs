@@ -12,9 +12,9 @@ use super::mirror::MirrorPolicy;
 use super::redirect::Redirect;
 use super::rewrite::{HostRewrite, PathRewrite};
 use crate::chain::overrides::FilterSet;
-use crate::cluster::labels::Labels;
 use crate::filtering::rate_limit::RateLimit;
 use crate::format::mutation::HeaderMutations;
+use crate::labels::Labels;
 use crate::matcher::hash::HashPolicy;
 use crate::retry::RetryPolicy;
 

@@ -6,6 +6,7 @@ mod certificates;
 mod connections;
 mod discovery;
 mod edge;
+mod elsewhere;
 mod endpoints;
 mod filters;
 mod frames;
@@ -17,6 +18,7 @@ mod messages;
 mod replies;
 mod retries;
 mod routing;
+mod standing;
 mod streams;
 mod tls;
 mod upgrades;
@@ -96,7 +98,7 @@ async fn our_proxy_knows_clients_as_envoy_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_proxy_chooses_and_tries_again_as_envoy_does() {
-    let all = retries::all().into_iter().chain(endpoints::all());
+    let all = retries::all().into_iter().chain(endpoints::all()).chain(elsewhere::all());
     compare("our_proxy_chooses_and_tries_again_as_envoy_does", all).await;
 }
 
@@ -110,7 +112,7 @@ async fn our_proxy_routes_as_envoy_does() {
 fn there_are_many_cases() {
     let count = cases::all().len() + replies::all().len() + upstream::all().len();
     let count = count + filters::all().len() + edge::all().len() + retries::all().len();
-    let count = count + routing::all().len() + endpoints::all().len();
+    let count = count + routing::all().len() + endpoints::all().len() + elsewhere::all().len();
     assert!(count >= 200, "{count}");
 }
 

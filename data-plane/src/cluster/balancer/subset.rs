@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{BalancerConfig, Group, Selection, Shares, tiers};
 use crate::cluster::endpoints::Endpoint;
-use crate::cluster::labels::Labels;
+use crate::labels::Labels;
 
 /// How endpoints are divided (`LbSubsetConfig`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,8 +166,8 @@ mod tests {
     use super::*;
     use crate::cluster::Cluster;
     use crate::cluster::endpoints::{EndpointsConfig, LocalityConfig};
-    use crate::cluster::labels::Label;
     use crate::cluster::pool::testing::{endpoints, of_config};
+    use crate::labels::Label;
 
     fn labels(values: &[(&str, Label)]) -> Labels {
         Labels::new(

@@ -21,11 +21,11 @@ use xds_proto::fields;
 
 use super::around::Surroundings;
 use super::{both_ways, mirror, retry, uri_template};
-use crate::cluster::labels::Labels;
 use crate::compile::hash_policy;
 use crate::compile::labels::of_metadata;
 use crate::filtering::rate_limit;
 use crate::format::Template;
+use crate::labels::Labels;
 use crate::matcher::compile::regex_rewrite;
 use crate::route::action::{
     Action, ClusterChoice, DirectResponse, Draw, Forward, GrpcTimeout, Limit, Upgrade,

@@ -12,11 +12,12 @@ use futures_util::future::join_all;
 use gateway_tests::backend::Backend;
 use gateway_tests::client::get;
 use gateway_tests::dns::{Question, Reply, StandInDns};
-use gateway_tests::gateway::{Envoy, Proxy, folder};
-use gateway_tests::process::{Process, program};
-use gateway_tests::{documents, ports, tools, wait};
+use gateway_tests::gateway::folder;
+use gateway_tests::process::program;
+use gateway_tests::{ports, tools, wait};
 use serde_json::{Value, json};
 
+use super::standing::{Standing, bootstrap, by_name, place};
 use super::upstream::T;
 
 /// How long a step may take to be in force.
@@ -76,10 +77,6 @@ fn resolver(mut fields: Value) -> Value {
     fields["@type"] =
         format!("{T}extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig").into();
     json!({"name": "envoy.network.dns_resolver.cares", "typed_config": fields})
-}
-
-fn place(address: SocketAddr) -> Value {
-    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 
 fn moving(ttl: u32) -> Vec<(Reply, &'static [&'static str])> {
@@ -224,32 +221,6 @@ fn cluster(name: &str, host: &str, port: u16, fields: &Value) -> Value {
     cluster
 }
 
-/// A bootstrap that leads `/name/` to a cluster of that name and asks `dns`.
-fn bootstrap(clusters: &[Value], port: u16, admin: SocketAddr, dns: Option<SocketAddr>) -> Value {
-    let mut listener = documents::raw_listener("web", port, "unused", &[]);
-    listener.as_object_mut().unwrap().remove("@type");
-    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
-    manager.as_object_mut().unwrap().remove("rds");
-    let routes: Vec<Value> = clusters
-        .iter()
-        .map(|cluster| {
-            let prefix = format!("/{}/", cluster["name"].as_str().unwrap());
-            json!({"match": {"prefix": prefix}, "route": {"cluster": cluster["name"]}})
-        })
-        .collect();
-    manager["route_config"] = json!({"name": "inline", "virtual_hosts": [
-        {"name": "v", "domains": ["*"], "routes": routes}]});
-    let mut bootstrap = json!({
-        "node": {"id": "n", "cluster": "none"},
-        "admin": {"address": place(admin)},
-        "static_resources": {"listeners": [listener], "clusters": clusters},
-    });
-    if let Some(dns) = dns {
-        bootstrap["typed_dns_resolver_config"] = resolver(json!({"resolvers": [place(dns)]}));
-    }
-    bootstrap
-}
-
 /// Who answers several requests.
 async fn who(address: SocketAddr, name: &str) -> Result<BTreeSet<String>> {
     let mut seen = BTreeSet::new();
@@ -348,34 +319,16 @@ async fn told(side: &str, backends: u16, dns: &StandInDns) -> Vec<String> {
             cluster
         })
         .collect();
-    let (port, admin) = (ports::free(), ports::address());
-    let bootstrap = bootstrap(&clusters, port, admin, Some(dns.address)).to_string();
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let tell = || join_all(stories.iter().map(|story| tell(story, side, address, dns)));
-    let mut wrong: Vec<String> = if side == "envoy" {
-        let command = Command::new(tools::envoy());
-        let _envoy = Envoy::from_bootstrap(&bootstrap, admin, command).await;
-        tell().await.concat()
-    } else {
-        let (folder, mut proxy) =
-            start(&bootstrap, admin, Command::new(program("weighlock-proxy")));
-        proxy.ready().await;
-        let wrong = tell().await.concat();
-        drop(folder);
-        wrong
-    };
+    let server = resolver(json!({"resolvers": [place(dns.address)]}));
+    let more = json!({"typed_dns_resolver_config": server});
+    let standing = Standing::start(side, bootstrap(&clusters, &by_name(&clusters)), more).await;
+    let address = standing.address;
+    let tell = stories.iter().map(|story| tell(story, side, address, dns));
+    let mut wrong: Vec<String> = join_all(tell).await.concat();
     let judged =
         stories.iter().filter_map(|story| story.judge(side, &dns.asked(&host(story.name))));
     wrong.extend(judged);
     wrong
-}
-
-fn start(bootstrap: &str, admin: SocketAddr, mut command: Command) -> (tempfile::TempDir, Proxy) {
-    let folder = folder();
-    let file = folder.path().join("bootstrap.yaml");
-    fs::write(&file, bootstrap).unwrap();
-    command.arg("-c").arg(&file).args(["--concurrency", "1"]);
-    (folder, Proxy { admin, process: Process::start("proxy", &mut command) })
 }
 
 /// A command that runs a program with files of its own in place of the system's; nothing where this machine lets nobody do
@@ -442,16 +395,11 @@ async fn the_systems_files_about_names_count_as_they_do_for_envoy() {
             eprintln!("not tested: no mount of a user's own on this machine");
             return;
         };
-        let (listen, admin) = (ports::free(), ports::address());
-        let bootstrap = bootstrap(&clusters, listen, admin, Some(dns.address)).to_string();
-        let address = SocketAddr::from(([127, 0, 0, 1], listen));
-        let (_envoy, _ours) = if side == "envoy" {
-            (Some(Envoy::from_bootstrap(&bootstrap, admin, command).await), None)
-        } else {
-            let (folder, mut proxy) = start(&bootstrap, admin, command);
-            proxy.ready().await;
-            (None, Some((folder, proxy)))
-        };
+        let server = resolver(json!({"resolvers": [place(dns.address)]}));
+        let mut bootstrap = bootstrap(&clusters, &by_name(&clusters));
+        bootstrap["typed_dns_resolver_config"] = server;
+        let standing = Standing::start_by(side, bootstrap, command).await;
+        let address = standing.address;
         for (name, _, _, backend) in &cases {
             let expected = BTreeSet::from([(*backend).to_owned()]);
             wait::until(&format!("{name} on {side}"), LIMIT, async || {
