@@ -419,8 +419,7 @@ fn switch(
     exchange.note_response(response.status(), response.headers());
     let (mut head, upstream_body) = response.into_parts();
     upgrade::answer(&mut head, exchange.version);
-    let idle = exchange.view.chain().and_then(|c| c.config.http.options.timeouts.stream_idle);
-    let tunnel = Tunnel { client, upstream, upstream_body, idle };
+    let tunnel = Tunnel { client, upstream, upstream_body };
     if exchange.version < Version::HTTP_2 {
         exchange.connection.begin_tunnel();
     }

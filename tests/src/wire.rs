@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::wait;
+
 /// Headers that differ from run to run, or between any two proxies.
 const VOLATILE: [&str; 3] = ["date", "x-request-id", "x-forwarded-proto"];
 
@@ -77,6 +79,16 @@ impl Upstream {
             }
         });
         Self { address, seen, task }
+    }
+
+    /// Waits until it was asked for a path.
+    pub async fn heard(&self, path: &str) {
+        let what = format!("a request for {path}");
+        wait::until(&what, Duration::from_secs(10), || async {
+            let seen = json!(&*self.seen.lock().unwrap()).to_string();
+            if seen.contains(&format!("{path} ")) { Ok(()) } else { Err(seen) }
+        })
+        .await;
     }
 
     /// What it was asked since the last time: heads and bodies.

@@ -143,6 +143,7 @@ impl Serving {
             requests_total: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             says_close: Cell::new(self.says_close.get()),
+            has_streams: Cell::new(false),
             is_tunnel: Cell::new(false),
             tunnel_ended: Notify::new(),
             changed: Notify::new(),
@@ -243,6 +244,8 @@ pub struct Connection {
     requests_total: Cell<u32>,
     idle_since: Cell<Instant>,
     says_close: Cell<bool>,
+    /// Whether it speaks HTTP/2, and has not ended.
+    has_streams: Cell<bool>,
     /// Whether it became a tunnel, as a connection of HTTP/1 may.
     is_tunnel: Cell<bool>,
     tunnel_ended: Notify,
@@ -328,6 +331,16 @@ impl Connection {
                 self.drain.cancel();
             }
         }
+    }
+
+    /// Notes whether it has streams of HTTP/2: one that breaks off is reset then, and not closed.
+    pub fn set_streams(&self, has_streams: bool) {
+        self.has_streams.set(has_streams);
+    }
+
+    /// Whether it has streams of HTTP/2.
+    pub(super) fn has_streams(&self) -> bool {
+        self.has_streams.get()
     }
 
     /// It becomes a tunnel.

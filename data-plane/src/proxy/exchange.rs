@@ -316,6 +316,7 @@ impl Exchange {
     fn note_end(&mut self) {
         let interrupted = match (&self.head, self.response.ended()) {
             (Some(_), Some(Ended::Complete)) => return,
+            (None, _) | (Some(_), None) if self.connection.has_streams() => Why::ClientReset,
             (None, _) | (Some(_), None) => Why::ClientClosed,
             (Some(_), Some(Ended::Sender(Break::Reset))) => Why::ResponseReset,
             (Some(_), Some(Ended::Sender(Break::Closed))) => Why::ResponseClosed,

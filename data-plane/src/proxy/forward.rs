@@ -219,8 +219,7 @@ fn finish(
     };
     plan.found.mutate_response(response.headers_mut(), picked, &context);
     let progress = exchange.progress(exchange.started);
-    let end = limits.end(&progress).filter(|_| status != StatusCode::SWITCHING_PROTOCOLS);
-    let deadlines = Deadlines { idle: limits.idle, end };
+    let deadlines = Deadlines { idle: limits.idle, end: limits.end(&progress) };
     let meter = std::rc::Rc::clone(&exchange.response);
     response.map(|body| body.watched(meter, deadlines))
 }

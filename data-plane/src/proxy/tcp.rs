@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::connection::{ChainView, Connection};
 use super::exchange::socket_address;
 use super::lookup;
-use super::upgrade::{copy, idle_for};
+use super::upgrade::{copy, idle_for, until};
 use crate::body::{Activity, Meter};
 use crate::cluster::Cluster;
 use crate::cluster::balancer::Selection;
@@ -74,7 +74,7 @@ impl Session {
         let ended = tokio::select! {
             ended = self.carry(config, client) => ended,
             () = connection.cut_off() => None,
-            () = at(age) => None,
+            () = until(age) => None,
         };
         self.why = ended;
     }
@@ -185,12 +185,5 @@ fn choose<'a>(chain: &'a FilterChain, config: &TcpConfig) -> Option<&'a Arc<Clus
         ClusterChoice::Weighted(clusters) => cluster(clusters.pick(fastrand::u64(..))?.index),
         // No request, no header.
         ClusterChoice::Header(_) => None,
-    }
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

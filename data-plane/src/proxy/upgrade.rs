@@ -11,11 +11,12 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::ReplyBody;
 use super::exchange::Exchange;
-use crate::body::{Activity, Body};
+use crate::body::{Activity, Body, Deadlines};
 use crate::telemetry::why::Why;
 
 /// Bytes that may be under way in each direction.
@@ -69,9 +70,8 @@ pub(super) fn without_switch(
 pub(super) struct Tunnel {
     pub(super) client: OnUpgrade,
     pub(super) upstream: OnUpgrade,
-    /// Holds what the request takes up upstream.
+    /// Holds what the request takes up upstream, and says when to give up.
     pub(super) upstream_body: Body,
-    pub(super) idle: Option<Duration>,
 }
 
 impl Tunnel {
@@ -89,59 +89,102 @@ impl Tunnel {
 }
 
 async fn carry(tunnel: Tunnel, exchange: &mut Exchange) -> Option<Why> {
-    let Tunnel { client, upstream, upstream_body: _upstream_body, idle } = tunnel;
+    let Tunnel { client, upstream, upstream_body } = tunnel;
+    let Deadlines { idle, end } = upstream_body.deadlines();
     let upstream = match upstream.await {
         Ok(upstream) => upstream,
         Err(_) => return Some(Why::UpstreamClosed),
     };
     let Ok(client) = client.await else { return Some(Why::ClientClosed) };
-    let (from_client, to_client) = tokio::io::split(TokioIo::<Upgraded>::new(client));
-    let (from_upstream, to_upstream) = tokio::io::split(TokioIo::<Upgraded>::new(upstream));
+    let (from_client, mut to_client) = tokio::io::split(TokioIo::<Upgraded>::new(client));
+    let (from_upstream, mut to_upstream) = tokio::io::split(TokioIo::<Upgraded>::new(upstream));
     let activity = Rc::clone(&exchange.activity);
     let (sent, received) = (Rc::clone(&exchange.request), Rc::clone(&exchange.response));
     let finished = Notify::new();
     let up = async {
-        let ended = copy(from_client, to_upstream, |bytes| sent.add(bytes)).await;
-        // Who closes a connection of HTTP/1 is gone; a stream of HTTP/2 may still listen.
-        if ended.is_ok() && exchange.version == Version::HTTP_2 {
-            finished.notify_one();
-            std::future::pending().await
+        match copy(from_client, &mut to_upstream, |bytes| sent.add(bytes)).await {
+            // Who closes a connection of HTTP/1 is gone; a stream of HTTP/2 may still listen.
+            Ok(()) if exchange.version == Version::HTTP_2 => {
+                finished.notify_one();
+                std::future::pending().await
+            }
+            Ok(()) | Err(Broken::Source) => Over::Client(Why::ClientClosed),
+            Err(Broken::Sink) => Over::Upstream { is_broken: true },
         }
     };
-    let down = until_gone(from_upstream, to_client, &finished, |bytes| received.add(bytes));
-    tokio::select! {
-        () = up => None,
-        _ = down => None,
-        () = idle_for(idle, &activity) => Some(Why::IdleTimeout),
+    let down = until_gone(from_upstream, &mut to_client, &finished, |bytes| received.add(bytes));
+    let over = tokio::select! {
+        over = up => over,
+        over = down => over,
+        () = idle_for(idle, &activity) => return Some(Why::IdleTimeout),
+        () = until(end) => return Some(Why::StreamTimeout),
+    };
+    let is_stream = exchange.link.as_ref().is_some_and(|link| link.protocol == Version::HTTP_2);
+    match over {
+        Over::Client(why) => Some(why),
+        Over::Upstream { .. } if !is_stream => Some(Why::ResponseClosed),
+        Over::Upstream { is_broken } if is_broken || is_reset(&mut to_upstream).await => {
+            Some(Why::ResponseReset)
+        }
+        Over::Upstream { .. } => None,
     }
 }
 
+/// Who ended a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Client(Why),
+    Upstream { is_broken: bool },
+}
+
+/// Whether a stream whose last byte was read was reset in truth: reading does not tell, writing does.
+async fn is_reset(stream: &mut (impl AsyncWrite + Unpin)) -> bool {
+    // What writes to the stream has to hear of it first.
+    tokio::task::yield_now().await;
+    stream.flush().await.is_err()
+}
+
 /// Carries bytes to the client until they end, or the client turns out to be gone once it has
-/// `finished`: a stream that was reset reads like one that ended.
+/// `finished`.
 async fn until_gone(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     finished: &Notify,
     count: impl Fn(usize),
-) -> std::io::Result<()> {
+) -> Over {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let read = tokio::select! {
-            read = from.read(&mut buffer) => read?,
+            read = from.read(&mut buffer) => read,
             () = finished.notified() => {
-                // What writes to the stream has to hear of the reset first.
-                tokio::task::yield_now().await;
-                to.flush().await?;
+                if is_reset(&mut to).await {
+                    return Over::Client(Why::ClientReset);
+                }
                 continue;
             }
         };
-        if read == 0 {
-            return to.shutdown().await;
+        match read {
+            Ok(0) => {
+                // Whether it hears of the end or not, there is nothing more to tell it.
+                to.shutdown().await.unwrap_or_default();
+                return Over::Upstream { is_broken: false };
+            }
+            Ok(read) => {
+                count(read);
+                if send(&mut to, &buffer[..read]).await.is_err() {
+                    return Over::Client(Why::ClientClosed);
+                }
+            }
+            Err(_) => return Over::Upstream { is_broken: true },
         }
-        count(read);
-        to.write_all(&buffer[..read]).await?;
-        to.flush().await?;
     }
+}
+
+/// Which side of a copy broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    Source,
+    Sink,
 }
 
 /// Carries bytes one way until they end, and counts them.
@@ -149,16 +192,28 @@ pub(super) async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     count: impl Fn(usize),
-) -> std::io::Result<()> {
+) -> Result<(), Broken> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = from.read(&mut buffer).await?;
+        let read = from.read(&mut buffer).await.map_err(|_| Broken::Source)?;
         if read == 0 {
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(|_| Broken::Sink);
         }
         count(read);
-        to.write_all(&buffer[..read]).await?;
-        to.flush().await?;
+        send(&mut to, &buffer[..read]).await.map_err(|_| Broken::Sink)?;
+    }
+}
+
+async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
+}
+
+/// Waits until that time.
+pub(super) async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -167,7 +222,7 @@ pub(super) async fn idle_for(limit: Option<Duration>, activity: &Activity) {
     let Some(limit) = limit else { return std::future::pending().await };
     loop {
         let at = activity.last() + limit;
-        if at <= tokio::time::Instant::now() {
+        if at <= Instant::now() {
             return;
         }
         tokio::time::sleep_until(at).await;

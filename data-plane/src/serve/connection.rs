@@ -102,7 +102,9 @@ async fn speak(connection: Rc<Connection>, mut stream: Stream) {
         let watch = Rc::clone(&executor.watch);
         let builder = http2_builder(options, executor);
         drop(view);
-        http2(&builder, io, (connection, watch)).await;
+        connection.set_streams(true);
+        http2(&builder, io, (Rc::clone(&connection), watch)).await;
+        connection.set_streams(false);
     } else {
         let (builder, rules) = (http1_builder(options), rules(options));
         drop(view);

@@ -135,6 +135,8 @@ reasons! {
         "upstream_reset_after_response_started{protocol_error}", "";
     /// The client went away.
     ClientClosed: "client_closed", None, "", "DC", "downstream_remote_disconnect", "";
+    /// The client reset the stream of its request.
+    ClientReset: "client_reset", None, "", "DR", "http2.remote_reset", "";
     /// The request breaks the protocol, or its path cannot be trusted.
     BadRequest: "bad_request", BAD_REQUEST, "13", "DPE", "http1.codec_error", "Bad Request";
     /// The address of the client is not where the listener looks for it.

@@ -41,7 +41,7 @@ pub(super) fn resources(
 }
 
 /// The lines of a log, once there are so many; in order, since they are written when a request is over.
-async fn lines(folder: &Path, address: SocketAddr, count: usize) -> Vec<String> {
+pub(super) async fn lines(folder: &Path, address: SocketAddr, count: usize) -> Vec<String> {
     wait::until("lines of the access log", LIMIT, || async {
         let text = fs::read_to_string(folder.join(address.port().to_string()))?;
         let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -240,6 +240,50 @@ async fn clients_that_stand_still_are_given_up() {
                 }
             };
             Ok(json!({"bytes": bytes, "reset": ended}))
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_are_reset_are_told_from_connections_that_close() {
+    const LENGTH: &str = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+    let script = |answer| Script::early(answer, Then::Stall);
+    let upstream = Upstream::start([
+        ("/silent/reset", script("")),
+        ("/silent/close", script("")),
+        ("/begun/reset", script(LENGTH)),
+        ("/begun/close", script(LENGTH)),
+    ])
+    .await;
+    let (manager, routes) = (json!({}), to_a());
+    let folder = folder();
+    let (upstream, folder) = (&upstream, folder.path());
+    both(
+        "streams_that_are_reset_are_told_from_connections_that_close",
+        |port, _| resources(port, upstream.address, folder, (&manager, &routes)),
+        |address| async move {
+            let mut resets = Vec::new();
+            for path in ["/silent/reset", "/silent/close", "/begun/reset", "/begun/close"] {
+                upstream.take_seen();
+                let socket = TcpStream::connect(address).await?;
+                let (mut send, connection) = h2::client::handshake(socket).await?;
+                let driver = tokio::spawn(connection);
+                let request = http::Request::get(format!("http://a.test{path}")).body(())?;
+                let (answer, mut stream) = send.send_request(request, true)?;
+                upstream.heard(path).await;
+                let mut begun = None;
+                if path.starts_with("/begun") {
+                    begun = Some(answer.await?.into_body());
+                }
+                if path.ends_with("/reset") {
+                    stream.send_reset(h2::Reason::CANCEL);
+                    resets.push((driver, send, stream, begun));
+                } else {
+                    driver.abort();
+                }
+            }
+            Ok(json!(lines(folder, address, 4).await))
         },
     )
     .await;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use gateway_tests::documents;
+use gateway_tests::gateway::folder;
 use gateway_tests::switch::{By, Switching, switch};
 use gateway_tests::wire::talk;
 use serde_json::{Value, json};
 
 use super::bytes::both;
+use super::streams::lines;
 
 /// A listener, its routes and two clusters of one upstream: `a` speaks HTTP/1.1, `b` HTTP/2.
 fn resources(port: u16, upstream: SocketAddr, manager: &Value, routes: &Value) -> Vec<Value> {
@@ -214,6 +216,69 @@ async fn connect_is_taken_only_where_it_is_allowed_and_sent_in_any_case() {
         manager(),
         routes,
         &[("/bye", "websocket", none), ("/no", "websocket", none)],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_are_logged_as_in_envoy() {
+    let upstream = Switching::start(true).await;
+    let folder = folder();
+    let (upstream, folder) = (&upstream, folder.path());
+    let mut manager = manager();
+    manager["stream_idle_timeout"] = "0.6s".into();
+    both(
+        "tunnels_are_logged_as_in_envoy",
+        |port, _| {
+            let mut routes = to_both();
+            for (name, limit) in [
+                ("idle", json!({"cluster": "a", "idle_timeout": "0.4s"})),
+                ("limit", json!({"cluster": "b", "max_stream_duration": {"max_stream_duration": "0.4s"}})),
+                ("timeout", json!({"cluster": "a", "timeout": "0.2s"})),
+            ] {
+                let mut route = routes[0].clone();
+                route["match"]["headers"][0]["string_match"]["exact"] = name.into();
+                route["route"] = limit;
+                routes.as_array_mut().unwrap().push(route);
+            }
+            let mut all = resources(port, upstream.address, &manager, &routes);
+            let path = folder.join(port.to_string());
+            all[0]["filter_chains"][0]["filters"][0]["typed_config"]["access_log"] = json!([{"name": "file", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                "path": path.to_str().unwrap(),
+                "log_format": {"text_format_source": {"inline_string":
+                    "%REQ(X-NAME)%: %REQ(:METHOD)% %REQ(UPGRADE)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_PROTOCOL%\n"}}}}]);
+            all
+        },
+        |address| async move {
+            let mut count = 0;
+            for by in [By::Http1, By::Http2] {
+                for to in ["a", "b"] {
+                    for (path, client) in [
+                        ("/echo", Client::Echoes),
+                        ("/bye", Client::Listens),
+                        ("/break", Client::Listens),
+                        ("/hold", Client::Breaks),
+                        ("/hold", Client::Listens),
+                        ("/no", Client::Listens),
+                    ] {
+                        let name = format!("{by:?} to {to} {path} {client:?}");
+                        let headers = [("x-to", to), ("x-name", &*name)];
+                        told(address, upstream, by, (path, "websocket", &headers), client).await?;
+                        count += 1;
+                    }
+                }
+            }
+            for (by, to) in [(By::Http1, "idle"), (By::Http2, "limit"), (By::Http1, "limit"), (By::Http1, "timeout")] {
+                let name = format!("{by:?} {to}");
+                let headers = [("x-to", to), ("x-name", &*name)];
+                told(address, upstream, by, ("/hold", "websocket", &headers), Client::Listens).await?;
+                count += 1;
+            }
+            let lines = lines(folder, address, count).await;
+            let named = lines.iter().filter_map(|line| line.split_once(": "));
+            Ok(named.map(|(name, line)| (name.to_owned(), json!(line))).collect())
+        },
     )
     .await;
 }
