@@ -3,6 +3,8 @@
 pub mod link;
 mod table;
 pub mod listener;
+mod entry;
+mod socket_options;
 mod http_connection_manager;
 mod access_log;
 mod tcp_proxy;

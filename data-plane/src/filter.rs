@@ -12,8 +12,9 @@ mod grpc_web;
 mod header_mutation;
 mod health_check;
 mod local_ratelimit;
+mod lua;
 mod on_demand;
-mod rbac;
+pub mod rbac;
 mod stateful_session;
 
 use std::sync::Arc;
@@ -214,6 +215,7 @@ filters! {
     header_mutation::HeaderMutation,
     health_check::HealthCheck,
     local_ratelimit::LocalRateLimit,
+    lua::Lua,
     on_demand::OnDemand,
     rbac::Rbac,
     stateful_session::StatefulSession,

@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod collect;
+pub mod header_change;
 pub mod header_rules;
 pub mod keep;
 pub mod on_demand;

@@ -1,11 +1,13 @@
 //! Listeners: where connections come in, and which filter chain each belongs to.
 
+pub mod entry;
 pub mod http;
 pub mod local_reply;
 pub mod log;
 pub mod matching;
 pub mod routing;
 pub mod scopes;
+pub mod sockets;
 pub mod tcp;
 
 use std::net::SocketAddr;
@@ -16,12 +18,14 @@ use std::time::Duration;
 use ::http::HeaderMap;
 use xds_proto::resource::ResourceType;
 
+use self::entry::{EntryFilter, Occupancy};
 use self::http::HttpOptions;
 use self::local_reply::LocalReplies;
 use self::log::{AccessLogConfig, LineFormat, LogFilter};
 use self::matching::{ChainMatch, ConnectionFacts};
 use self::routing::{Before, Filters, Routing};
 use self::scopes::{LinkedScope, ScopeKey, ScopeNumber, ScopeSource, ScopedConfig, Scopes};
+use self::sockets::SocketOptions;
 use self::tcp::TcpConfig;
 use crate::chain::{ChainConfig, Discovered, Made};
 use crate::cluster::Cluster;
@@ -56,6 +60,10 @@ pub struct ListenerConfig {
     pub accepts_per_wake: usize,
     /// What a proxy in front says of whom it speaks for.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How the sockets of its connections are set.
+    pub sockets: SocketOptions,
+    /// Its access logs: a line for each connection.
+    pub logs: Box<[AccessLogConfig]>,
 }
 
 /// How connections begin (`ProxyProtocol`).
@@ -118,6 +126,8 @@ pub struct FilterChainConfig {
     pub tls: Option<Arc<ServerTlsConfig>>,
     /// How long the TLS handshake may take.
     pub handshake_timeout: Option<Duration>,
+    /// What connections have to pass first.
+    pub entry: Box<[EntryFilter]>,
     /// What happens on its connections, where they speak HTTP.
     pub http: HttpConfig,
     /// What happens where they carry bytes. Then `http` has no routes, but a table of the clusters
@@ -171,6 +181,8 @@ pub struct Listener {
     pub config: Arc<ListenerConfig>,
     /// Its chains, the default one last.
     pub chains: Box<[FilterChain]>,
+    /// Its access logs.
+    pub logs: Box<[AccessLog]>,
     /// Its numbers.
     pub stats: Arc<ListenerStats>,
 }
@@ -188,6 +200,8 @@ pub struct FilterChain {
     pub scopes: Option<Arc<Scopes>>,
     /// Its own access logs.
     pub logs: Box<[AccessLog]>,
+    /// How many connections it has, where that is limited.
+    pub occupancy: Occupancy,
 }
 
 /// An access log of a chain, and the file it goes to.
@@ -275,7 +289,8 @@ impl Listener {
             return Ok(Arc::clone(previous));
         }
         let stats = registry.listener(&config.name);
-        Ok(Arc::new(Self { config: Arc::clone(config), chains: chains.into(), stats }))
+        let logs = config.logs.iter().filter_map(|log| AccessLog::link(log, registry)).collect();
+        Ok(Arc::new(Self { config: Arc::clone(config), chains: chains.into(), logs, stats }))
     }
 
     /// The chain that was what `chain` is: of its name, or where it has none in its place.
@@ -350,7 +365,8 @@ impl FilterChain {
             }
             RouteSource::Inline(_) | RouteSource::Named(_) => None,
         };
-        Ok(Self { config: Arc::clone(config), tls, routing, scopes, logs })
+        let occupancy = previous.map(|previous| previous.occupancy.clone()).unwrap_or_default();
+        Ok(Self { config: Arc::clone(config), tls, routing, scopes, logs, occupancy })
     }
 
     fn scopes(

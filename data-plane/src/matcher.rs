@@ -12,14 +12,14 @@ pub mod uri_template;
 use self::regex::Regex;
 
 /// How a text is compared (`envoy.type.matcher.v3.StringMatcher`).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StringMatcher {
     pattern: Pattern,
     ignore_case: bool,
 }
 
 /// What it is compared with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {
     /// All of it.
     Exact(Box<str>),

@@ -19,7 +19,9 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 use xds_proto::google::protobuf::Any;
 
+use super::{access_log, entry, socket_options};
 use crate::listener::matching::{self, ChainMatch};
+use crate::listener::sockets::SocketOptions;
 use crate::listener::tcp::TcpConfig;
 use crate::listener::{FilterChainConfig, HttpConfig, ListenerConfig, ProxyProtocol};
 use crate::matcher::compile::cidr;
@@ -45,7 +47,8 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
         read: [
             name, address, filter_chains, default_filter_chain, listener_filters,
             listener_filters_timeout, max_connections_to_accept_per_socket_event,
-            per_connection_buffer_limit_bytes,
+            per_connection_buffer_limit_bytes, access_log, bind_to_port, socket_options,
+            tcp_keepalive,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
@@ -60,19 +63,27 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
             continue_on_listener_filters_timeout,
             // Each worker has a socket of its own.
             reuse_port, enable_reuse_port, connection_balance_config,
-            tcp_backlog_size, tcp_fast_open_queue_length, tcp_keepalive,
+            // How many may wait is as large as the system allows.
+            tcp_backlog_size, tcp_fast_open_queue_length,
             // There is no limit for all listeners together.
             ignore_global_conn_limit, bypass_overload_manager,
         ],
         refuse: [
             additional_addresses, fcds_config, filter_chain_matcher, use_original_dst,
-            deprecated_v1, transparent, freebind, socket_options, udp_listener_config,
-            api_listener, access_log, bind_to_port, enable_mptcp, listener_specifier,
+            deprecated_v1, transparent, freebind, udp_listener_config,
+            api_listener, enable_mptcp, listener_specifier,
         ],
     );
     let name: Arc<str> = required_text(name, "name")?.into();
     let ipv4_compat = takes_ipv4(address.as_ref());
     let address = bind_address(address)?;
+    if bind_to_port.is_some_and(|binds| !binds.value) {
+        return Err(FieldError::invalid("a listener without a port is served by nobody"))
+            .at("bind_to_port");
+    }
+    let mut sockets = SocketOptions::default();
+    tcp_keepalive.into_iter().for_each(|one| socket_options::keepalive(&mut sockets, one));
+    each(socket_options, "socket_options", |one| socket_options::add(&mut sockets, one))?;
     let filters = each(listener_filters, "listener_filters", listener_filter)?;
     let proxy_protocol = filters.into_iter().flatten().next();
     let chains = each(filter_chains, "filter_chains", filter_chain)?;
@@ -104,6 +115,8 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(ACCEPTS_PER_WAKE),
         proxy_protocol,
+        sockets,
+        logs: each(access_log, "access_log", access_log::compile)?.into(),
     })
 }
 
@@ -166,7 +179,7 @@ fn proxy_protocol(message: ProxyProtocolMessage) -> Result<ProxyProtocol, FieldE
     Ok(ProxyProtocol { is_optional: allow_requests_without_proxy_protocol })
 }
 
-fn unknown_extension<T>(what: &str, config: &Any) -> Result<T, FieldError> {
+pub(super) fn unknown_extension<T>(what: &str, config: &Any) -> Result<T, FieldError> {
     let name = config.type_url.rsplit('/').next().unwrap_or_default();
     Err(FieldError::invalid(format!("unknown {what} {name:?}"))).at("type_url")
 }
@@ -187,19 +200,17 @@ fn filter_chain(message: api::FilterChain) -> Result<FilterChainConfig, FieldErr
         "transport_socket_connect_timeout",
     )?;
     let timeout = timeout.unwrap_or(HANDSHAKE_TIMEOUT);
-    let mut filters = filters.into_iter().enumerate();
-    let (_, filter) = filters.next().ok_or_else(FieldError::required).at("filters")?;
-    let (http, tcp) = network_filter(filter).at_index(0).at("filters")?;
-    if let Some((index, _)) = filters.next() {
-        let error =
-            FieldError::invalid("nothing may follow a filter that is the last by its nature");
-        return Err(error).at_index(index).at("filters");
-    }
+    let mut filters = filters;
+    let last = filters.pop().ok_or_else(FieldError::required).at("filters")?;
+    let place = filters.len();
+    let entry = each(filters, "filters", entry::compile)?;
+    let (http, tcp) = network_filter(last).at_index(place).at("filters")?;
     Ok(FilterChainConfig {
         name: name.into(),
         matches: matches.unwrap_or_default(),
         tls: tls.map(Arc::new),
         handshake_timeout: (!timeout.is_zero()).then_some(timeout),
+        entry: entry.into_iter().flatten().collect(),
         http,
         tcp,
     })

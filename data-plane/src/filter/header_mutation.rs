@@ -5,7 +5,6 @@
 mod compile;
 mod trailers;
 
-use http::header::{HOST, HeaderMap};
 use http::{Request, Response};
 use xds_proto::envoy::extensions::filters::http::header_mutation::v3 as api;
 use xds_proto::field::FieldError;
@@ -14,31 +13,23 @@ use self::trailers::Changed;
 use super::HttpFilter;
 use crate::body::Body;
 use crate::filtering::Verdict;
+use crate::filtering::header_change::HeaderChange;
 use crate::filtering::keep::{Linked, Linker};
 use crate::filtering::query::Query;
 use crate::filtering::stage::Stage;
-use crate::format::mutation::{AppendAction, HeaderMutations, Side};
+use crate::format::mutation::{AppendAction, Side};
 use crate::format::{Context, Template};
-use crate::matcher::StringMatcher;
 
 /// Changes, in order.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderMutation {
-    request: Vec<Change>,
+    request: Vec<HeaderChange>,
     query: Vec<QueryChange>,
-    request_trailers: Vec<Change>,
-    response: Vec<Change>,
-    response_trailers: Vec<Change>,
+    request_trailers: Vec<HeaderChange>,
+    response: Vec<HeaderChange>,
+    response_trailers: Vec<HeaderChange>,
     /// Whether what a route says comes after what is said around it, and so wins.
     most_specific_wins: bool,
-}
-
-/// A change of headers or trailers.
-#[derive(Debug, Clone)]
-enum Change {
-    Headers(HeaderMutations),
-    /// Those of such names go.
-    RemoveMatching(StringMatcher),
 }
 
 /// A change of query parameters.
@@ -114,32 +105,6 @@ impl HeaderMutation {
         self.request_trailers.extend(route.request_trailers.iter().cloned());
         self.response.extend(route.response.iter().cloned());
         self.response_trailers.extend(route.response_trailers.iter().cloned());
-    }
-}
-
-impl Change {
-    fn apply(&self, headers: &mut HeaderMap, side: Side, context: &Context<'_>) {
-        match self {
-            Self::Headers(changes) => changes.apply(headers, side, context),
-            Self::RemoveMatching(matcher) => {
-                let names = headers.keys().filter(|name| **name != HOST);
-                let names: Vec<_> = names
-                    .filter(|name| matcher.matches(name.as_str().as_bytes()))
-                    .cloned()
-                    .collect();
-                for name in names {
-                    headers.remove(name);
-                }
-            }
-        }
-    }
-
-    /// The change with its values as they are now.
-    fn fixed(&self, context: &Context<'_>) -> Self {
-        match self {
-            Self::Headers(changes) => Self::Headers(changes.fixed(context)),
-            Self::RemoveMatching(matcher) => Self::RemoveMatching(matcher.clone()),
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! API: `envoy.extensions.filters.http.rbac.v3.RBAC`.
 
 mod compile;
+pub mod network;
 mod rule;
 
 use std::sync::Arc;
@@ -89,6 +90,14 @@ struct Decision<'a> {
     log_hint: Option<bool>,
 }
 
+impl Decision<'_> {
+    /// Why nobody was let in, as Envoy says it.
+    fn details(&self) -> String {
+        let name = self.policy.unwrap_or("none").replace(char::is_whitespace, "_");
+        format!("rbac_access_denied_matched_policy[{name}]")
+    }
+}
+
 impl HttpFilter for Rbac {
     type Config = api::Rbac;
     type RouteConfig = api::RbacPerRoute;
@@ -125,9 +134,21 @@ impl HttpFilter for Rbac {
         if decision.is_allowed {
             return Verdict::Continue;
         }
-        let name = decision.policy.unwrap_or("none").replace(char::is_whitespace, "_");
-        Verdict::refuse(Why::RbacDenied)
-            .detailed(format!("rbac_access_denied_matched_policy[{name}]"))
+        let details = decision.details();
+        Verdict::refuse(Why::RbacDenied).detailed(details)
+    }
+}
+
+impl Kind {
+    /// Whether it asks for what only a request has.
+    fn asks_for_requests(&self) -> bool {
+        match self {
+            Self::Rules(rules) => rules.policies.iter().any(|policy| {
+                let mut rules = policy.permissions.iter().chain(&policy.principals);
+                rules.any(Rule::asks_for_requests)
+            }),
+            Self::Tree { tree, .. } => tree.asks_for_headers(),
+        }
     }
 }
 

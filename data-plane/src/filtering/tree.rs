@@ -76,6 +76,25 @@ impl<A> Tree<A> {
     }
 }
 
+impl<A> Tree<A> {
+    /// Whether it looks at headers.
+    pub fn asks_for_headers(&self) -> bool {
+        let in_branches = match &self.branches {
+            Branches::None => false,
+            Branches::List(list) => {
+                list.iter().any(|(one, next)| one.asks_for_headers() || next.asks_for_headers())
+            }
+            Branches::Exact(input, map) => {
+                input.is_header() || map.values().any(Branch::asks_for_headers)
+            }
+            Branches::Prefix(input, list) => {
+                input.is_header() || list.iter().any(|(_, next)| next.asks_for_headers())
+            }
+        };
+        in_branches || self.otherwise.as_ref().is_some_and(|branch| branch.asks_for_headers())
+    }
+}
+
 impl<A> Branches<A> {
     fn find(&self, subject: &Subject<'_>) -> Option<&A> {
         match self {
@@ -97,6 +116,13 @@ impl<A> Branches<A> {
 }
 
 impl<A> Branch<A> {
+    fn asks_for_headers(&self) -> bool {
+        match self {
+            Self::Tree(tree) => tree.asks_for_headers(),
+            Self::Action(_) | Self::Passed => false,
+        }
+    }
+
     fn find(&self, subject: &Subject<'_>) -> Option<&A> {
         match self {
             Self::Tree(tree) => tree.find(subject),
@@ -115,6 +141,14 @@ impl<A> Branch<A> {
 }
 
 impl Predicate {
+    fn asks_for_headers(&self) -> bool {
+        match self {
+            Self::One(input, _) => input.is_header(),
+            Self::Any(all) | Self::All(all) => all.iter().any(Self::asks_for_headers),
+            Self::Not(other) => other.asks_for_headers(),
+        }
+    }
+
     fn holds(&self, subject: &Subject<'_>) -> bool {
         match self {
             Self::One(input, test) => test.holds(input, subject),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::format::mutation::HeaderMutations;
+use crate::filtering::header_change::HeaderChange;
 use crate::matcher::cidr::Cidr;
 
 /// How a chain treats its connections and requests.
@@ -67,7 +67,7 @@ pub struct EdgeOptions {
     /// Client addresses that are inside.
     pub internal: Box<[Cidr]>,
     /// Changes of the headers before anything looks at them.
-    pub early_changes: Box<[HeaderMutations]>,
+    pub early_changes: Box<[HeaderChange]>,
     /// Tell the listener's port in `x-forwarded-port`.
     pub append_port: bool,
     /// Added to the `via` header of requests and responses.

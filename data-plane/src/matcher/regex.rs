@@ -14,6 +14,14 @@ const REPEAT_MAX: u32 = 1000;
 #[derive(Debug, Clone)]
 pub struct Regex(::regex::bytes::Regex);
 
+impl PartialEq for Regex {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Regex {}
+
 impl Regex {
     /// Compiles RE2 syntax.
     ///

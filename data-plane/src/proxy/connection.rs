@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::{HeaderValue, Version};
 use tokio::sync::Notify;
@@ -11,9 +12,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::client_certificate;
+use super::lookup;
 use super::worker::Worker;
 use crate::body::flow::Flow;
 use crate::filtering::keep::ConnectionStates;
+use crate::format::rare::{Lookup, Rare};
+use crate::format::{Context, Flags};
+use crate::listener::entry::{ConnectionLimit, EntryFilter, Place};
 use crate::listener::http::CertificateDetails;
 use crate::listener::matching::ConnectionFacts;
 use crate::listener::{FilterChain, Listener};
@@ -123,7 +128,10 @@ impl Serving {
     /// Takes in a connection; `None` when no filter chain is for it.
     pub fn admit(self: &Rc<Self>, facts: ConnectionFacts) -> Option<Admitted> {
         let view = self.view();
-        let chain = view.listener.select(&facts)?;
+        let Some(chain) = view.listener.select(&facts) else {
+            self.log_unserved(&view, &facts);
+            return None;
+        };
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let connection = Rc::new(Connection {
@@ -132,6 +140,7 @@ impl Serving {
             facts,
             tls_version: Cell::new(""),
             tls_cipher: Cell::new(""),
+            protocol: Cell::new(None),
             public_id: OnceCell::new(),
             identities: OnceCell::new(),
             certificate_element: RefCell::default(),
@@ -147,6 +156,10 @@ impl Serving {
             is_tunnel: Cell::new(false),
             tunnel_ended: Notify::new(),
             changed: Notify::new(),
+            began: (Instant::now(), SystemTime::now()),
+            place: OnceCell::new(),
+            refusal: OnceCell::new(),
+            is_logged: Cell::new(false),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
         });
@@ -155,6 +168,19 @@ impl Serving {
         }
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
         Some(Admitted(connection))
+    }
+
+    /// Writes the listener's line for a connection that no chain is for.
+    fn log_unserved(&self, view: &View, facts: &ConnectionFacts) {
+        let context = Context {
+            start: Some(SystemTime::now()),
+            duration: Some(std::time::Duration::ZERO),
+            details: "filter_chain_not_found",
+            flags: Flags { noted: &[], ends: ["NR", ""] },
+            hostname: &self.worker.settings.hostname,
+            ..context_of(facts)
+        };
+        self.worker.log_all(&view.listener.logs, &context);
     }
 
     /// Has HTTP/1 responses say that their connection ends, also on connections to come.
@@ -204,6 +230,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        self.0.log_end();
         let mut connections = self.0.serving.connections.borrow_mut();
         connections.remove(&self.0.id);
         if connections.is_empty() {
@@ -230,6 +257,8 @@ pub struct Connection {
     pub tls_version: Cell<&'static str>,
     /// Its cipher; empty as well.
     pub tls_cipher: Cell<&'static str>,
+    /// The version of HTTP that it speaks.
+    pub protocol: Cell<Option<Version>>,
     public_id: OnceCell<u64>,
     identities: OnceCell<Identities>,
     certificate_element: RefCell<Option<(CertificateDetails, HeaderValue)>>,
@@ -251,6 +280,10 @@ pub struct Connection {
     tunnel_ended: Notify,
     /// Told when another configuration is there.
     changed: Notify,
+    began: (Instant, SystemTime),
+    place: OnceCell<Place>,
+    refusal: OnceCell<String>,
+    is_logged: Cell<bool>,
     drain: CancellationToken,
     cut: CancellationToken,
 }
@@ -381,6 +414,69 @@ impl Connection {
         }
     }
 
+    /// Takes its place where the connections of its chain are limited.
+    ///
+    /// # Errors
+    /// The limit, where there are enough already.
+    pub fn take_place(&self) -> Result<(), ConnectionLimit> {
+        let view = self.view();
+        let Some(chain) = view.chain() else { return Ok(()) };
+        let limits = chain.config.entry.iter().filter_map(|filter| match filter {
+            EntryFilter::Limit(limit) => Some(*limit),
+            EntryFilter::Rbac(_) => None,
+        });
+        let Some(limit) = limits.min_by_key(|limit| limit.max) else { return Ok(()) };
+        let place = chain.occupancy.enter(limit.max).ok_or(limit)?;
+        // It takes one once.
+        let _is_first = self.place.set(place);
+        Ok(())
+    }
+
+    /// Whether the rules of its chain refuse it, and how long it is to be kept waiting then.
+    pub fn is_refused(&self) -> Option<Option<std::time::Duration>> {
+        let view = self.view();
+        let facts = Context { tls_version: self.tls_version.get(), ..context_of(&self.facts) };
+        view.chain()?.config.entry.iter().find_map(|filter| match filter {
+            EntryFilter::Limit(_) => None,
+            EntryFilter::Rbac(rules) => {
+                let refusal = rules.refusal(&facts, self.client())?;
+                let _is_first = self.refusal.set(refusal);
+                Some(rules.delay)
+            }
+        })
+    }
+
+    /// Why the rules of its chain refuse it, where they do.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.get().map(String::as_str)
+    }
+
+    /// Writes the listener's line; `context` is what the line of its chain says.
+    pub(super) fn log(&self, view: &ChainView, context: &Context<'_>) {
+        self.is_logged.set(true);
+        let context = Context { log_type: "NotSet", ..*context };
+        self.worker().log_all(&view.view.listener.logs, &context);
+    }
+
+    fn log_end(&self) {
+        let view = self.view();
+        if self.is_logged.get() || view.view.listener.logs.is_empty() {
+            return;
+        }
+        let lookup = OfConnection(self, &view);
+        let context = Context {
+            start: Some(self.began.1),
+            duration: Some(self.began.0.elapsed()),
+            tls_version: self.tls_version.get(),
+            protocol: self.protocol.get(),
+            termination_details: self.refusal().unwrap_or_default(),
+            hostname: &self.worker().settings.hostname,
+            lookup: Some(&lookup),
+            ..context_of(&self.facts)
+        };
+        self.log(&view, &context);
+    }
+
     /// Waits until the connection is asked to end.
     pub async fn drained(&self) {
         self.drain.cancelled().await;
@@ -410,6 +506,27 @@ impl Connection {
     /// Whether responses of this version are to say that the connection ends.
     pub(super) fn says_close(&self, version: Version) -> bool {
         self.says_close.get() && version < Version::HTTP_2
+    }
+}
+
+/// What is seldom asked of a connection.
+#[derive(Debug)]
+struct OfConnection<'a>(&'a Connection, &'a ChainView);
+
+impl Lookup for OfConnection<'_> {
+    fn write(&self, asked: &Rare, out: &mut String) -> bool {
+        lookup::of_connection(self.0, self.1, asked, out)
+    }
+}
+
+/// What is known of every connection.
+fn context_of(facts: &ConnectionFacts) -> Context<'_> {
+    Context {
+        remote: Some(facts.remote),
+        direct_remote: Some(facts.peer),
+        local: Some(facts.local),
+        server_name: facts.server_name.as_deref().unwrap_or_default(),
+        ..Context::default()
     }
 }
 

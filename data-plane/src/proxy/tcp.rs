@@ -35,20 +35,18 @@ pub async fn serve(
     let Some(config) = view.chain().and_then(|chain| chain.config.tcp.as_ref()) else { return };
     connection.request_began();
     let activity = Activity::new();
-    let mut session = Session {
-        connection: Rc::clone(connection),
-        view: view.clone(),
-        started: activity.last(),
-        started_at: SystemTime::now(),
-        received: Meter::new(Rc::clone(&activity)),
-        sent: Meter::new(Rc::clone(&activity)),
-        activity,
-        cluster: None,
-        endpoint: None,
-        attempts: 0,
-        why: None,
-    };
+    let mut session = Session::new(connection, &view, activity);
     session.run(config, client).await;
+}
+
+/// Logs a connection that its chain's rules refuse.
+pub fn refuse(connection: &Rc<Connection>, view: &ChainView) {
+    let Some(chain) = view.chain() else { return };
+    let Some(config) = &chain.config.tcp else { return };
+    connection.request_began();
+    let activity = Activity::new();
+    let mut session = Session::new(connection, view, activity);
+    session.cluster = choose(chain, config).map(Arc::clone);
 }
 
 /// One connection. Dropped, it is over: then it is logged.
@@ -68,6 +66,22 @@ struct Session {
 }
 
 impl Session {
+    fn new(connection: &Rc<Connection>, view: &ChainView, activity: Rc<Activity>) -> Self {
+        Self {
+            connection: Rc::clone(connection),
+            view: view.clone(),
+            started: activity.last(),
+            started_at: SystemTime::now(),
+            received: Meter::new(Rc::clone(&activity)),
+            sent: Meter::new(Rc::clone(&activity)),
+            activity,
+            cluster: None,
+            endpoint: None,
+            attempts: 0,
+            why: None,
+        }
+    }
+
     async fn run(&mut self, config: &TcpConfig, client: impl AsyncRead + AsyncWrite + Unpin) {
         let age = config.age_max.map(|age| self.started + age);
         let connection = Rc::clone(&self.connection);
@@ -134,9 +148,10 @@ impl Session {
     }
 
     fn log(&self) {
-        let Some(chain) = self.view.chain().filter(|chain| !chain.logs.is_empty()) else { return };
+        let Some(chain) = self.view.chain() else { return };
         let facts = &self.connection.facts;
         let details = self.why.map_or("", |why| why.facts().details);
+        let details = self.connection.refusal().unwrap_or(details);
         let context = Context {
             start: Some(self.started_at),
             duration: Some(self.started.elapsed()),
@@ -157,10 +172,8 @@ impl Session {
             lookup: Some(self),
             ..Context::default()
         };
-        let worker = self.connection.worker();
-        for log in chain.logs.iter().filter(|log| log.filter.logs(&context)) {
-            worker.log(log.file, |out| log.format.write(&context, out));
-        }
+        self.connection.worker().log_all(&chain.logs, &context);
+        self.connection.log(&self.view, &context);
     }
 }
 

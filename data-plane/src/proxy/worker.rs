@@ -12,6 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::pool::Pools;
 use crate::filtering::on_demand::Desk;
+use crate::format::Context;
+use crate::listener::AccessLog;
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotReader};
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::{LogFile, WorkerLog};
@@ -88,6 +90,13 @@ impl Worker {
             && log.write(file, write)
         {
             self.log_waits.notify_one();
+        }
+    }
+
+    /// Adds a line to each of these logs that wants one.
+    pub fn log_all(&self, logs: &[AccessLog], context: &Context<'_>) {
+        for log in logs.iter().filter(|log| log.filter.logs(context)) {
+            self.log(log.file, |out| log.format.write(context, out));
         }
     }
 

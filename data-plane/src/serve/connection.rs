@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderValue};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -26,6 +26,7 @@ use crate::body::flow::Metered;
 use crate::body::stall::{Driven, StreamWatch};
 use crate::framing::{CODEC_FIELDS, Rules};
 use crate::listener::http::{Codec, HttpOptions};
+use crate::listener::sockets::SocketOptions;
 use crate::proxy::connection::{Connection, Serving};
 use crate::proxy::{self, ReplyBody};
 use crate::telemetry::stats::{ListenerStats, Protocol};
@@ -45,6 +46,13 @@ const STREAM_BUFFER_BYTES: usize = 4 * 1024;
 pub(super) async fn serve(serving: Rc<Serving>, socket: TcpStream, remote: SocketAddr) {
     // Where it fails, small writes are slower; nothing else.
     socket.set_nodelay(true).unwrap_or_default();
+    let options = serving.listener().config.sockets;
+    if options != SocketOptions::default() {
+        let set = options.set(&socket2::SockRef::from(&socket), remote.is_ipv6());
+        if let Err(error) = set {
+            tracing::debug!(listener = &*serving.name, %error, "a socket option was refused");
+        }
+    }
     let name = Rc::clone(&serving);
     match handshake::establish(&serving, socket, remote).await {
         Ok((admitted, stream)) => {
@@ -78,6 +86,12 @@ async fn speak(connection: Rc<Connection>, mut stream: Stream) {
             session.alpn_protocol().map(<[u8]>::to_vec)
         }
     };
+    if let Some(delay) = connection.is_refused() {
+        if let Some(delay) = delay {
+            handshake::wait(&connection, delay).await;
+        }
+        return proxy::tcp::refuse(&connection, &view);
+    }
     if chain.config.tcp.is_some() {
         let _open = Open::new(connection.stats(), Protocol::Tcp);
         let io = Io::new(stream);
@@ -96,6 +110,8 @@ async fn speak(connection: Rc<Connection>, mut stream: Stream) {
         }
     };
     let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+    let version = if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    connection.protocol.set(Some(version));
     let _open = Open::new(connection.stats(), protocol);
     if is_http2 {
         let executor = Local { tasks: connection.worker().tasks.clone(), watch: Rc::default() };

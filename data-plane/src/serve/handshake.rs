@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};
 use tokio::io::AsyncWriteExt;
@@ -15,7 +16,7 @@ use super::proxy_protocol::{self, Header};
 use super::socket::Socket;
 use crate::listener::matching::ConnectionFacts;
 use crate::listener::{Listener, ProxyProtocol};
-use crate::proxy::connection::{Admitted, Serving};
+use crate::proxy::connection::{Admitted, Connection, Serving};
 use crate::telemetry::stats::Handshake;
 use crate::tls::identity::Identity;
 
@@ -27,6 +28,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(super) enum HandshakeError {
     #[error("no filter chain is for this connection")]
     NoChain,
+    #[error("the filter chain has as many connections as it may")]
+    Full,
     #[error("the client took too long")]
     Timeout,
     #[error("the socket failed")]
@@ -83,11 +86,30 @@ pub(super) async fn establish(
             Err(_) => {}
         }
     }
-    let admitted = serving.admit(facts).ok_or(HandshakeError::NoChain)?;
+    let admitted = admit(serving, facts).await?;
     let view = admitted.connection().view();
     match view.chain() {
         Some(chain) if chain.tls.is_none() => Ok((admitted, Stream::Plain(socket))),
         Some(_) | None => Err(HandshakeError::NoChain),
+    }
+}
+
+/// Takes the connection in, where its chain has room.
+async fn admit(serving: &Rc<Serving>, facts: ConnectionFacts) -> Result<Admitted, HandshakeError> {
+    let admitted = serving.admit(facts).ok_or(HandshakeError::NoChain)?;
+    let Err(limit) = admitted.connection().take_place() else { return Ok(admitted) };
+    if let Some(delay) = limit.delay {
+        wait(admitted.connection(), delay).await;
+    }
+    Err(HandshakeError::Full)
+}
+
+/// Keeps a connection waiting for its end.
+pub(super) async fn wait(connection: &Connection, delay: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        () = connection.drained() => {}
+        () = connection.cut_off() => {}
     }
 }
 
@@ -186,7 +208,7 @@ async fn tls(
     facts.server_name = said.server_name().map(Into::into);
     facts.application_protocols =
         said.alpn().into_iter().flatten().map(|protocol| protocol.to_vec().into()).collect();
-    let admitted = serving.admit(facts).ok_or(HandshakeError::NoChain)?;
+    let admitted = admit(serving, facts).await?;
     let view = admitted.connection().view();
     let chain = view.chain().ok_or(HandshakeError::NoChain)?;
     let Some(tls) = &chain.tls else {

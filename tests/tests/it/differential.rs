@@ -8,6 +8,7 @@ mod discovery;
 mod edge;
 mod elsewhere;
 mod endpoints;
+mod entry;
 mod filters;
 mod frames;
 mod grpc;

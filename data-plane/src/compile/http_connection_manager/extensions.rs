@@ -17,8 +17,7 @@ use xds_proto::google::protobuf::Any;
 
 use crate::compile::route::action::header_name;
 use crate::compile::unpack;
-use crate::format::compile::mutation;
-use crate::format::mutation::HeaderMutations;
+use crate::filtering::header_change::HeaderChange;
 use crate::listener::http::{Detection, ForwardedBy};
 use crate::matcher::compile::cidr;
 
@@ -76,16 +75,14 @@ fn rejection(HttpStatus { code }: HttpStatus) -> StatusCode {
 }
 
 /// Changes of headers before anything looks at them.
-pub(super) fn early_change(
-    message: TypedExtensionConfig,
-) -> Result<Vec<HeaderMutations>, FieldError> {
+pub(super) fn early_change(message: TypedExtensionConfig) -> Result<Vec<HeaderChange>, FieldError> {
     let config = typed_config(message)?;
     if config.type_url != HeaderMutation::type_url() {
         return unknown("early header mutation", &config).at("typed_config");
     }
     let message: HeaderMutation = unpack(&config).at("typed_config")?;
     fields!(message: HeaderMutation, read: [mutations], ignore: [], refuse: []);
-    each(mutations, "mutations", mutation).at("typed_config")
+    each(mutations, "mutations", HeaderChange::compile).at("typed_config")
 }
 
 /// Request ids are random UUIDs, which is what Envoy makes too.

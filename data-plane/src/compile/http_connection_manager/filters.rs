@@ -165,13 +165,13 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_not_known_may_be_optional_and_one_may_be_off() {
-        let lua =
-            "typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua}";
-        let optional = format!("{{name: l, is_optional: true, {lua}}}");
+        let tap =
+            "typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.tap.v3.Tap}";
+        let optional = format!("{{name: t, is_optional: true, {tap}}}");
         assert!(compiled(&[&optional, ROUTER]).unwrap().filters.is_empty());
         assert_eq!(
-            compiled(&[&format!("{{name: l, {lua}}}"), ROUTER]).unwrap_err(),
-            "http_filters[0].typed_config.type_url: unknown filter \"envoy.extensions.filters.http.lua.v3.Lua\""
+            compiled(&[&format!("{{name: t, {tap}}}"), ROUTER]).unwrap_err(),
+            "http_filters[0].typed_config.type_url: unknown filter \"envoy.extensions.filters.http.tap.v3.Tap\""
         );
         let off = FAULT.replace("name: f", "name: f, disabled: true");
         assert!(compiled(&[&off, ROUTER]).unwrap().filters[0].is_disabled);

@@ -1,7 +1,5 @@
 //! Compiles the filter and what routes say of it.
 
-use xds_proto::envoy::config::common::mutation_rules::v3::HeaderMutation as Rule;
-use xds_proto::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use xds_proto::envoy::config::core::v3 as core;
 use xds_proto::envoy::config::core::v3::key_value_append::KeyValueAppendAction;
 use xds_proto::envoy::extensions::filters::http::header_mutation::v3 as api;
@@ -9,11 +7,10 @@ use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
 use xds_proto::google::protobuf::value::Kind;
 
-use super::{Change, HeaderMutation, QueryChange};
+use super::{HeaderMutation, QueryChange};
+use crate::filtering::header_change::HeaderChange;
 use crate::format::Template;
-use crate::format::compile::mutation;
 use crate::format::mutation::AppendAction;
-use crate::matcher::compile::string;
 
 pub(super) fn compile(config: api::HeaderMutation) -> Result<HeaderMutation, FieldError> {
     fields!(config: api::HeaderMutation,
@@ -40,29 +37,21 @@ fn all(mutations: api::Mutations) -> Result<HeaderMutation, FieldError> {
         refuse: [],
     );
     Ok(HeaderMutation {
-        request: each(request_mutations, "request_mutations", change)?,
+        request: each(request_mutations, "request_mutations", HeaderChange::compile)?,
         query: each(query_parameter_mutations, "query_parameter_mutations", query)?,
-        request_trailers: each(request_trailers_mutations, "request_trailers_mutations", change)?,
-        response: each(response_mutations, "response_mutations", change)?,
+        request_trailers: each(
+            request_trailers_mutations,
+            "request_trailers_mutations",
+            HeaderChange::compile,
+        )?,
+        response: each(response_mutations, "response_mutations", HeaderChange::compile)?,
         response_trailers: each(
             response_trailers_mutations,
             "response_trailers_mutations",
-            change,
+            HeaderChange::compile,
         )?,
         most_specific_wins: false,
     })
-}
-
-/// One change; a list of them is applied one after the other.
-fn change(message: Rule) -> Result<Change, FieldError> {
-    match message.action {
-        Some(Action::RemoveOnMatch(rule)) => {
-            let matcher = required(rule.key_matcher, "key_matcher")
-                .and_then(|matcher| string(matcher).at("key_matcher"));
-            matcher.map(Change::RemoveMatching).at("remove_on_match")
-        }
-        _ => mutation(message).map(Change::Headers),
-    }
 }
 
 fn query(message: core::KeyValueMutation) -> Result<QueryChange, FieldError> {

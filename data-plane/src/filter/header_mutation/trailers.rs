@@ -6,8 +6,8 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::Change;
 use crate::body::{Body, BoxError};
+use crate::filtering::header_change::HeaderChange;
 use crate::format::Context;
 use crate::format::mutation::Side;
 
@@ -15,13 +15,13 @@ use crate::format::mutation::Side;
 #[derive(Debug)]
 pub(super) struct Changed {
     body: Body,
-    changes: Vec<Change>,
+    changes: Vec<HeaderChange>,
     side: Side,
 }
 
 impl Changed {
     /// The changes have their values already.
-    pub(super) fn new(body: Body, changes: Vec<Change>, side: Side) -> Self {
+    pub(super) fn new(body: Body, changes: Vec<HeaderChange>, side: Side) -> Self {
         Self { body, changes, side }
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn route(config: filter::RbacPerRoute) -> Result<Rbac, FieldError> {
     rbac.map_or_else(|| Ok(Rbac::default()), |rbac| compile(rbac).at("rbac"))
 }
 
-fn tree(message: Option<Matcher>) -> Result<Option<Kind>, FieldError> {
+pub(super) fn tree(message: Option<Matcher>) -> Result<Option<Kind>, FieldError> {
     let Some(message) = message else { return Ok(None) };
     let tree = tree::compile(message, &ending)?;
     let has_log = tree.any(&|ending| ending.action == Action::Log);
@@ -82,7 +82,7 @@ fn action(number: i32) -> Result<Action, FieldError> {
     }
 }
 
-fn rules(message: api::Rbac) -> Result<Kind, FieldError> {
+pub(super) fn rules(message: api::Rbac) -> Result<Kind, FieldError> {
     fields!(message: api::Rbac,
         read: [action, policies], ignore: [], refuse: [audit_logging_options]);
     let action = self::action(action)?;

@@ -34,6 +34,24 @@ pub(super) enum Rule {
 }
 
 impl Rule {
+    /// Whether it asks for what only a request has.
+    pub(super) fn asks_for_requests(&self) -> bool {
+        match self {
+            Self::Header(_) | Self::Path(_) => true,
+            Self::All(rules) | Self::OneOf(rules) => rules.iter().any(Self::asks_for_requests),
+            Self::Not(rule) => rule.asks_for_requests(),
+            Self::Any
+            | Self::LocalAddress(_)
+            | Self::LocalPort(_)
+            | Self::LocalPorts(_)
+            | Self::ServerName(_)
+            | Self::Remote(_)
+            | Self::DirectRemote(_)
+            | Self::Authenticated(_)
+            | Self::Metadata(_) => false,
+        }
+    }
+
     /// Whether it holds.
     pub(super) fn holds(&self, subject: &Subject<'_>) -> bool {
         let Subject { view, facts, client, metadata } = subject;

@@ -52,6 +52,11 @@ impl End {
 }
 
 impl Input {
+    /// Whether it is a header.
+    pub(super) fn is_header(&self) -> bool {
+        matches!(self, Self::Header(_))
+    }
+
     /// The value as text; none where there is none.
     pub(super) fn text<'a>(&self, subject: &Subject<'a>) -> Option<Cow<'a, [u8]>> {
         let owned = |text: String| Some(Cow::Owned(text.into_bytes()));
