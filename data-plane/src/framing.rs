@@ -66,6 +66,9 @@ pub enum Violation {
     /// Trailers that are malformed or too large.
     #[error("malformed trailers")]
     Trailers,
+    /// The connection ended within a head.
+    #[error("cut short")]
+    CutShort,
     /// Bytes that belong to no message.
     #[error("bytes that nobody asked for")]
     Surplus,

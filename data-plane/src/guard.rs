@@ -42,6 +42,7 @@ impl From<Violation> for Refused {
             | Violation::Length
             | Violation::LengthWithoutBody
             | Violation::Chunk
+            | Violation::CutShort
             | Violation::Trailers
             | Violation::Surplus => Self::Why(Why::BadRequest),
             Violation::Character => bad("http1.invalid_characters"),

@@ -57,6 +57,8 @@ use crate::telemetry::why::Why;
 pub struct ReplyBody {
     body: Outgoing,
     exchange: Option<Exchange>,
+    /// How it broke off, until what came before is on its way.
+    broken: Option<BodyError>,
 }
 
 /// Answers a request. `stream` watches over it, where a connection has several.
@@ -395,7 +397,7 @@ fn reply(
                 Outgoing::new(body, None)
             }
         };
-        ReplyBody { body, exchange: Some(exchange) }
+        ReplyBody { body, exchange: Some(exchange), broken: None }
     })
 }
 
@@ -431,7 +433,11 @@ fn switch(
 impl ReplyBody {
     /// Nothing, of an exchange that ends elsewhere.
     fn done() -> Self {
-        Self { body: Outgoing::new(Body::empty(), None), exchange: None }
+        Self { body: Outgoing::new(Body::empty(), None), exchange: None, broken: None }
+    }
+
+    fn is_http1(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.version < Version::HTTP_2)
     }
 }
 
@@ -444,11 +450,24 @@ impl http_body::Body for ReplyBody {
         context: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(context);
-        if let Poll::Ready(None | Some(Err(_))) = polled {
+        if let Some(error) = this.broken.take() {
             this.exchange = None;
+            return Poll::Ready(Some(Err(error)));
         }
-        polled
+        match Pin::new(&mut this.body).poll_frame(context) {
+            Poll::Ready(Some(Err(error))) if this.is_http1() => {
+                // The codec drops all at once; a turn later, what it was given is sent.
+                this.broken = Some(error);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            end @ Poll::Ready(None | Some(Err(_))) => {
+                this.exchange = None;
+                end
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::body::Body;
+use crate::framing::Violation;
 use crate::retry::Failure;
 use crate::telemetry::stats::UpstreamFailureKind;
 
@@ -142,10 +143,13 @@ fn classify(error: &hyper::Error, is_reused: bool) -> UpstreamFailure {
             None => UpstreamFailure::Request,
         };
     }
-    if error.is_parse() {
+    // First, since what is wrong with the body of a request may be of the same kind.
+    if error.is_user() {
+        return UpstreamFailure::Request;
+    }
+    let inner = cause::<std::io::Error>(error).and_then(std::io::Error::get_ref);
+    if error.is_parse() || inner.is_some_and(|inner| inner.is::<Violation>()) {
         UpstreamFailure::Protocol
-    } else if error.is_user() {
-        UpstreamFailure::Request
     } else {
         closed
     }

@@ -25,6 +25,8 @@ pub struct ConnectionConfig {
     pub headers_max: usize,
     /// Bytes in a response head.
     pub head_bytes_max: u32,
+    /// Take a response with both `content-length` and `transfer-encoding`, by the latter.
+    pub allows_chunked_length: bool,
     /// Whether messages on HTTP/1.1 connections have trailers.
     pub http1_trailers: bool,
     /// Settings of HTTP/2 connections.
@@ -147,6 +149,7 @@ impl Default for ConnectionConfig {
             requests_max: None,
             headers_max: 100,
             head_bytes_max: 60 * 1024,
+            allows_chunked_length: false,
             http1_trailers: false,
             http2: Http2Config::default(),
             keepalive: None,

@@ -1,6 +1,7 @@
 //! What the proxy does with traffic that is wrong, too much or too slow.
 
 mod requests;
+mod responses;
 
 use std::fs;
 use std::net::SocketAddr;

@@ -16,9 +16,10 @@ use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
+use crate::cluster::pool::guarded::{Gate, Guarded};
 use crate::cluster::pool::{Link, Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
-use crate::framing::CODEC_FIELDS;
+use crate::framing::{CODEC_FIELDS, Rules};
 
 /// How long a connection may take to finish what the response did not wait for: the rest of a
 /// request body.
@@ -27,11 +28,15 @@ const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// Room for the largest head, and a read of body beside it.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
+/// What hyper may take more than the guard lets pass, so that only the guard refuses.
+const SLACK_BYTES: usize = 1024;
+
 /// A connection that nobody uses at the moment.
 #[derive(Debug)]
 pub(super) struct Http1 {
     sender: SendRequest<Outgoing>,
     flow: Arc<Flow>,
+    gate: Arc<Gate>,
     task: AbortHandle,
     made_at: Instant,
     idle_since: Instant,
@@ -42,10 +47,14 @@ pub(super) struct Http1 {
 impl Http1 {
     /// Whether it is closed, or too old, or has lain idle or served for long enough.
     pub(super) fn is_spent(&self, config: &ConnectionConfig, now: Instant) -> bool {
-        self.sender.is_closed()
+        self.is_closed()
             || config.idle_timeout.is_some_and(|max| now - self.idle_since >= max)
             || config.connection_duration_max.is_some_and(|max| now - self.made_at >= max)
             || config.requests_max.is_some_and(|max| self.requests >= max)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed() || self.gate.is_spoiled()
     }
 
     pub(super) fn rest(&mut self, now: Instant) {
@@ -60,12 +69,20 @@ pub(super) async fn open(
     permit: Permit,
 ) -> Result<Http1, Refusal> {
     let config = &pool.connector.config;
-    let head_bytes_max = config.head_bytes_max as usize;
+    let rules = Rules {
+        bytes_max: config.head_bytes_max as usize,
+        fields_max: config.headers_max,
+        allows_chunked_length: config.allows_chunked_length,
+        allows_any_method: false,
+    };
+    let head_bytes_max = rules.bytes_max + SLACK_BYTES;
+    let gate = Arc::<Gate>::default();
     let link = Link { local: stream.local_address(), protocol: Version::HTTP_11 };
     let flow = Flow::new(config.buffer_bytes, pool.large.clone());
+    let stream = Guarded::new(stream, rules, Arc::clone(&gate));
     let stream = Metered::new(stream, Arc::clone(&flow));
     let mut builder = Builder::new();
-    if config.headers_max != CODEC_FIELDS {
+    if config.headers_max > CODEC_FIELDS {
         builder.max_headers(config.headers_max);
     }
     let handshake = builder
@@ -84,7 +101,7 @@ pub(super) async fn open(
     });
     let (now, task) = (Instant::now(), task.abort_handle());
     let link = Rc::new(link);
-    Ok(Http1 { sender, flow, task, made_at: now, idle_since: now, requests: 0, link })
+    Ok(Http1 { sender, flow, gate, task, made_at: now, idle_since: now, requests: 0, link })
 }
 
 /// Sends a request on a connection that is idle.
@@ -98,6 +115,7 @@ pub(super) async fn send(
     connection.requests = connection.requests.saturating_add(1);
     connection.flow.begin(request.version() == http::Version::HTTP_2);
     let has_trailers = pool.connector.config.http1_trailers;
+    connection.gate.ask(request.method());
     let mut request = request::for_http1(request);
     let expectation = request.headers().contains_key(EXPECT).then(|| expectation(&mut request));
     let flow = Arc::clone(&connection.flow);
@@ -153,7 +171,8 @@ impl Lease for Http1Lease {
         self.in_flight = None;
         let Some(mut connection) = self.connection.take() else { return };
         connection.flow.end();
-        if connection.sender.is_closed() {
+        if connection.is_closed() {
+            connection.task.abort();
             return;
         }
         let pool = Rc::clone(&self.pool);

@@ -68,7 +68,7 @@ pub(super) fn compile(fields: ConnectionFields) -> Result<ConnectionConfig, Fiel
         }
         let (of_http1, of_http2, selection) = fields.http;
         if let Some(message) = of_http1 {
-            http1(message).at("http_protocol_options")?;
+            http1(message, &mut config).at("http_protocol_options")?;
         }
         if let Some(message) = of_http2 {
             config.http2 = http2(message).at("http2_protocol_options")?;
@@ -193,8 +193,7 @@ fn explicit(message: ExplicitHttpConfig, config: &mut ConnectionConfig) -> Resul
     match required(message.protocol_config, "protocol_config")? {
         ProtocolConfig::HttpProtocolOptions(message) => {
             config.protocol = UpstreamProtocol::Http1;
-            config.http1_trailers = http1(message).at("http_protocol_options")?;
-            Ok(())
+            http1(message, config).at("http_protocol_options")
         }
         ProtocolConfig::Http2ProtocolOptions(message) => {
             config.protocol = UpstreamProtocol::Http2;
@@ -234,7 +233,7 @@ fn both(
     config: &mut ConnectionConfig,
 ) -> Result<(), FieldError> {
     if let Some(message) = first {
-        config.http1_trailers = http1(message).at("http_protocol_options")?;
+        http1(message, config).at("http_protocol_options")?;
     }
     if let Some(message) = second {
         config.http2 = http2(message).at("http2_protocol_options")?;
@@ -275,10 +274,12 @@ fn common(
     Ok(())
 }
 
-/// Whether messages have trailers.
-fn http1(message: core::Http1ProtocolOptions) -> Result<bool, FieldError> {
+fn http1(
+    message: core::Http1ProtocolOptions,
+    config: &mut ConnectionConfig,
+) -> Result<(), FieldError> {
     fields!(message: core::Http1ProtocolOptions,
-        read: [enable_trailers],
+        read: [enable_trailers, allow_chunked_length],
         ignore: [
             // About requests that come in.
             allow_absolute_url, accept_http_10, default_host_for_http_10, ignore_http_11_upgrade,
@@ -287,8 +288,10 @@ fn http1(message: core::Http1ProtocolOptions) -> Result<bool, FieldError> {
             // An invalid response always ends its connection.
             override_stream_error_on_invalid_http_message,
         ],
-        refuse: [header_key_format, allow_chunked_length, send_fully_qualified_url]);
-    Ok(enable_trailers)
+        refuse: [header_key_format, send_fully_qualified_url]);
+    config.http1_trailers = enable_trailers;
+    config.allows_chunked_length = allow_chunked_length;
+    Ok(())
 }
 
 fn http2(message: core::Http2ProtocolOptions) -> Result<Http2Config, FieldError> {

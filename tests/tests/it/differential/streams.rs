@@ -288,3 +288,54 @@ async fn streams_that_are_reset_are_told_from_connections_that_close() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_break_the_protocol_reach_nobody() {
+    let answers: [(&'static str, &'static str); 23] = [
+        ("no version", "200 OK\r\n\r\n"),
+        ("another protocol", "SSH-2.0-OpenSSH_9.0\r\n"),
+        ("lower case", "http/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        ("no status", "HTTP/1.1 OK\r\n\r\n"),
+        (
+            "length and chunks",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        ("two lengths", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nabc"),
+        ("lengths in a list", "HTTP/1.1 200 OK\r\ncontent-length: 2, 3\r\n\r\nabc"),
+        ("negative length", "HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\nab"),
+        ("length with a sign", "HTTP/1.1 200 OK\r\ncontent-length: +2\r\n\r\nab"),
+        ("length in words", "HTTP/1.1 200 OK\r\ncontent-length: two\r\n\r\nab"),
+        ("huge length", "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\nab"),
+        ("unknown encoding", "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nab"),
+        ("two encodings", "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        (
+            "bad chunk size",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nx\r\nab\r\n0\r\n\r\n",
+        ),
+        (
+            "negative chunk size",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-2\r\nab\r\n0\r\n\r\n",
+        ),
+        (
+            "huge chunk size",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n11111111111111111\r\nab\r\n0\r\n\r\n",
+        ),
+        (
+            "chunk without its end",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nabXX0\r\n\r\n",
+        ),
+        ("space before the colon", "HTTP/1.1 200 OK\r\nx-a : b\r\ncontent-length: 0\r\n\r\n"),
+        ("no colon", "HTTP/1.1 200 OK\r\nx-a\r\ncontent-length: 0\r\n\r\n"),
+        ("no name", "HTTP/1.1 200 OK\r\n: b\r\ncontent-length: 0\r\n\r\n"),
+        ("a zero in a value", "HTTP/1.1 200 OK\r\nx-a: b\0c\r\ncontent-length: 0\r\n\r\n"),
+        ("cut in the status line", "HTTP/1.1 20"),
+        ("cut in the head", "HTTP/1.1 200 OK\r\nx-a: b\r\n"),
+    ];
+    let scripts = answers.map(|(name, answer)| {
+        let path: &'static str = format!("/{}", name.replace(' ', "-")).leak();
+        (path, Script::answer(answer, Then::Close))
+    });
+    let asks: Vec<_> = scripts.iter().map(|(path, _)| (*path, vec![get(path)])).collect();
+    let upstream = Upstream::start(scripts).await;
+    same("answers_that_break_the_protocol_reach_nobody", upstream, json!({}), &asks).await;
+}
