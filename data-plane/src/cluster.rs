@@ -162,7 +162,9 @@ impl Cluster {
             None => Arc::new(ClusterLive::new(registry.cluster(&config.name))),
         };
         let home = Arc::new(Home { config: Arc::clone(&config), live: Arc::clone(&live) });
-        let groups = Linker::new(&home, (tls.as_ref(), &socket_tls), previous).groups(&endpoints);
+        let mut linker = Linker::new(&home, (tls.as_ref(), &socket_tls), previous);
+        linker.renews = config.balancer.renews_connections && linker.is_changed_by(&endpoints);
+        let groups = linker.groups(&endpoints);
         let all: Box<[_]> =
             groups.iter().flat_map(|group| &group.endpoints).map(Arc::clone).collect();
         let ejected = all.iter().filter(|endpoint| endpoint.live.has(Mark::Ejected)).count();
@@ -315,6 +317,8 @@ struct Linker<'a> {
     tls: Option<&'a Arc<ClientTls>>,
     socket_tls: &'a LinkedSockets,
     previous: HashMap<&'a Address, &'a Arc<Endpoint>>,
+    /// Whether no connection is taken over.
+    renews: bool,
 }
 
 impl<'a> Linker<'a> {
@@ -325,7 +329,14 @@ impl<'a> Linker<'a> {
     ) -> Self {
         let previous = previous.into_iter().flat_map(|previous| &previous.endpoints);
         let previous = previous.map(|endpoint| (&endpoint.config.address, endpoint)).collect();
-        Self { home, tls, socket_tls, previous }
+        Self { home, tls, socket_tls, previous, renews: false }
+    }
+
+    /// Whether endpoints come or go.
+    fn is_changed_by(&self, endpoints: &EndpointsConfig) -> bool {
+        let all = || endpoints.localities.iter().flat_map(|group| &group.endpoints);
+        let stay = all().filter(|one| self.previous.contains_key(&one.address)).count();
+        stay != all().count() || stay != self.previous.len()
     }
 
     fn groups(&self, endpoints: &EndpointsConfig) -> Vec<Group> {
@@ -359,7 +370,7 @@ impl<'a> Linker<'a> {
             None => (Arc::default(), label(&config.address)),
         };
         let (connector, alive) = match previous {
-            Some(previous) if *previous.connector == connector => {
+            Some(previous) if *previous.connector == connector && !self.renews => {
                 (Arc::clone(&previous.connector), Arc::clone(&previous.alive))
             }
             _ => (Arc::new(connector), Arc::default()),

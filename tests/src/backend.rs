@@ -188,7 +188,7 @@ async fn answer(
         head.headers.keys().map(|name| (name.to_string(), line(name).into())).collect();
     let host = head.uri.host().map(str::to_owned);
     let mut echo = json!({
-        "backend": name, "method": head.method.as_str(), "host": host,
+        "backend": name, "scheme": head.uri.scheme_str(), "method": head.method.as_str(), "host": host,
         "path": head.uri.path_and_query().map_or("", |path| path.as_str()),
         "version": format!("{:?}", head.version), "headers": headers,
         "body": String::from_utf8_lossy(&body),

@@ -142,6 +142,7 @@ pub struct Recorder {
     /// Where it listens.
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
+    peers: Arc<Mutex<Vec<SocketAddr>>>,
     reply: Arc<Mutex<Reply>>,
     task: JoinHandle<()>,
 }
@@ -149,25 +150,38 @@ pub struct Recorder {
 impl Recorder {
     /// Starts one that answers 200.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// As [`Self::start`], at an address.
+    pub async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let peers: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
+        let met = Arc::clone(&peers);
         let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec();
         let reply = Arc::new(Mutex::new(Reply::Send(vec![ok])));
         let (noted, replies) = (Arc::clone(&seen), Arc::clone(&reply));
         let task = tokio::spawn(async move {
             loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
+                let Ok((stream, peer)) = listener.accept().await else { continue };
+                met.lock().unwrap().push(peer);
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(converse(stream, Arc::clone(&noted), Arc::clone(&replies)));
             }
         });
-        Self { address, seen, reply, task }
+        Self { address, seen, peers, reply, task }
     }
 
     /// Answers so from here on.
     pub fn answer(&self, reply: Reply) {
         *self.reply.lock().unwrap() = reply;
+    }
+
+    /// Who connected.
+    pub fn peers(&self) -> Vec<SocketAddr> {
+        self.peers.lock().unwrap().clone()
     }
 
     /// What it got, a connection each.

@@ -92,7 +92,11 @@ pub fn address(value: Option<core::Address>) -> Result<Address, FieldError> {
     }
 }
 
-fn socket_address(value: core::SocketAddress) -> Result<Address, FieldError> {
+/// The address of a socket.
+///
+/// # Errors
+/// When it is missing or of an unsupported kind, or its port is out of range.
+pub fn socket_address(value: core::SocketAddress) -> Result<Address, FieldError> {
     use core::socket_address::PortSpecifier;
     fields!(value: core::SocketAddress,
         read: [address, port_specifier],

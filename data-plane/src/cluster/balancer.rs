@@ -34,6 +34,8 @@ pub struct BalancerConfig {
     pub subsets: Option<Arc<SubsetConfig>>,
     /// What requests are hashed by, whatever their route says; empty leaves it to the route.
     pub hash_policy: HashPolicy,
+    /// Whether all connections are made anew when endpoints come or go.
+    pub renews_connections: bool,
 }
 
 /// How an endpoint of a group is chosen.
@@ -68,6 +70,7 @@ impl Default for BalancerConfig {
             slow_start: None,
             subsets: None,
             hash_policy: HashPolicy::default(),
+            renews_connections: false,
         }
     }
 }

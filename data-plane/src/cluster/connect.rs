@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use xds_proto::convert::Address;
@@ -96,10 +96,10 @@ impl Connector {
         match &self.address {
             Address::Ip(address) => {
                 let stream = if self.also.is_empty() {
-                    TcpStream::connect(address).await?
+                    connect(*address, &self.config.sources).await?
                 } else {
                     let order = self.config.eyeballs.order(*address, &self.also);
-                    race(&order).await?
+                    race(&order, &self.config.sources).await?
                 };
                 stream.set_nodelay(true)?;
                 if let Some(keepalive) = &self.config.keepalive {
@@ -119,10 +119,9 @@ impl Connector {
 const NEXT_ADDRESS: Duration = Duration::from_millis(300);
 
 /// Connects to the first address that answers (RFC 8305).
-async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut rest = addresses.iter();
-    let mut attempts: FuturesUnordered<_> =
-        rest.next().map(TcpStream::connect).into_iter().collect();
+async fn race(addresses: &[SocketAddr], sources: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut rest = addresses.iter().map(|address| connect(*address, sources));
+    let mut attempts: FuturesUnordered<_> = rest.next().into_iter().collect();
     let mut last = io::Error::from(io::ErrorKind::InvalidInput);
     loop {
         let wait = tokio::time::sleep(NEXT_ADDRESS);
@@ -134,8 +133,19 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
             },
             () = wait, if rest.len() > 0 => {}
         }
-        attempts.extend(rest.next().map(TcpStream::connect));
+        attempts.extend(rest.next());
     }
+}
+
+/// Connects from the address of the right family, if there are any.
+async fn connect(address: SocketAddr, sources: &[SocketAddr]) -> io::Result<TcpStream> {
+    let of_family = sources.iter().find(|source| source.is_ipv4() == address.is_ipv4());
+    let Some(source) = of_family.or(sources.first()) else {
+        return TcpStream::connect(address).await;
+    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(*source)?;
+    socket.connect(address).await
 }
 
 fn probes(keepalive: &TcpKeepalive) -> socket2::TcpKeepalive {
@@ -249,9 +259,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let dead: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let began = tokio::time::Instant::now();
-        let stream = race(&[dead, address]).await.unwrap();
+        let stream = race(&[dead, address], &[]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), address);
         assert!(began.elapsed() < NEXT_ADDRESS);
-        assert!(race(&[dead, dead]).await.is_err());
+        assert!(race(&[dead, dead], &[]).await.is_err());
     }
 }

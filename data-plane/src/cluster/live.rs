@@ -24,6 +24,8 @@ pub struct Breakers {
     pub retries_max: u32,
     /// Retries in flight as a share of the requests.
     pub retry_budget: Option<RetryBudget>,
+    /// Connections to each endpoint. A worker without one may always open one.
+    pub endpoint_connections_max: Option<u32>,
 }
 
 /// Retries in flight as a share of the requests.
@@ -43,6 +45,7 @@ impl Default for Breakers {
             requests_max: 1024,
             retries_max: 3,
             retry_budget: None,
+            endpoint_connections_max: None,
         }
     }
 }
@@ -195,6 +198,31 @@ impl Drop for EndpointSlot {
     }
 }
 
+/// One of the connections that an endpoint may have, made or in the making, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct EndpointPlace(Arc<EndpointLive>);
+
+impl EndpointPlace {
+    /// Takes one, unless there are `max` of them.
+    pub(crate) fn under(live: &Arc<EndpointLive>, max: Option<u32>) -> Option<Self> {
+        let place = Self::beyond(live);
+        let has_room = max.is_none_or(|max| live.places.load(Relaxed) <= max);
+        has_room.then_some(place)
+    }
+
+    /// Takes one, whatever the limit.
+    pub(crate) fn beyond(live: &Arc<EndpointLive>) -> Self {
+        live.places.fetch_add(1, Relaxed);
+        Self(Arc::clone(live))
+    }
+}
+
+impl Drop for EndpointPlace {
+    fn drop(&mut self) {
+        self.0.places.fetch_sub(1, Relaxed);
+    }
+}
+
 /// What is found out about the health of an endpoint, beside what the control plane says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
@@ -221,6 +249,7 @@ pub struct EndpointLive {
     /// Open connections.
     pub connections: AtomicU32,
     pub(crate) outlier: OutlierLive,
+    places: AtomicU32,
     marks: AtomicU8,
     up_since: Mutex<Option<Instant>>,
 }
@@ -281,6 +310,20 @@ mod tests {
         assert!(Slot::under(&live, Limit::Requests, &breakers).is_none());
         drop(first);
         assert!(Slot::under(&live, Limit::Requests, &breakers).is_some());
+    }
+
+    #[test]
+    fn an_endpoint_has_so_many_places_and_no_more_unless_it_must() {
+        let live = Arc::new(EndpointLive::default());
+        let first = EndpointPlace::under(&live, Some(1));
+        assert!(first.is_some());
+        assert!(EndpointPlace::under(&live, Some(1)).is_none());
+        let beyond = EndpointPlace::beyond(&live);
+        assert!(EndpointPlace::under(&live, None).is_some());
+        drop(first);
+        assert!(EndpointPlace::under(&live, Some(1)).is_none());
+        drop(beyond);
+        assert!(EndpointPlace::under(&live, Some(1)).is_some());
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub struct ConnectionConfig {
     pub buffer_bytes: usize,
     /// Whether, and how, the endpoint is told whose connection it is.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// The addresses to connect from: the first of the family of the endpoint, or the first. None leaves
+    /// it to the system.
+    pub sources: Box<[SocketAddr]>,
 }
 
 /// How the name to ask for in TLS comes from a request (`UpstreamHttpProtocolOptions`).
@@ -157,6 +160,7 @@ impl Default for ConnectionConfig {
             request_sni: None,
             buffer_bytes: usize::MAX,
             proxy_protocol: None,
+            sources: Box::default(),
         }
     }
 }

@@ -42,7 +42,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         upstream_http_protocol_options, transport_socket, transport_socket_matches,
         circuit_breakers, lb_subset_config, health_checks, outlier_detection,
         per_connection_buffer_limit_bytes, respect_dns_ttl, use_tcp_for_dns_lookups, dns_resolvers,
-        dns_resolution_config, typed_dns_resolver_config,
+        dns_resolution_config, typed_dns_resolver_config, upstream_bind_config,
     ],
     ignore: [
         // Metrics go by the cluster's name.
@@ -62,7 +62,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
     ],
     refuse: [
         transport_socket_matcher, close_connections_on_host_health_failure,
-        upstream_bind_config, filters, upstream_config, connection_pool_per_downstream_connection, queuing_policies,
+        filters, upstream_config, connection_pool_per_downstream_connection, queuing_policies,
     ]);
     let name: Arc<str> = required_text(name, "name")?.into();
     let discovery = DiscoveryFields {
@@ -91,7 +91,7 @@ pub fn compile(message: Cluster) -> Result<ClusterConfig, FieldError> {
         requests_max: max_requests_per_connection,
         common: common_http_protocol_options,
         http: (http_protocol_options, http2_protocol_options, protocol_selection),
-        options: upstream_connection_options,
+        options: (upstream_connection_options, upstream_bind_config),
         upstream: upstream_http_protocol_options,
         buffer_bytes: per_connection_buffer_limit_bytes,
     })?;
@@ -121,11 +121,27 @@ fn check(messages: Vec<HealthCheck>) -> Result<Option<Arc<CheckConfig>>, FieldEr
 fn breakers(message: Option<CircuitBreakers>) -> Result<Breakers, FieldError> {
     let Some(message) = message else { return Ok(Breakers::default()) };
     fields!(message: CircuitBreakers,
-        read: [thresholds], ignore: [], refuse: [per_host_thresholds]);
+        read: [thresholds, per_host_thresholds], ignore: [], refuse: []);
     let thresholds = each(thresholds, "thresholds", limits)?;
     // The first for a priority counts. No request has another priority: routes refuse it.
-    let of_default = thresholds.into_iter().find(|(priority, _)| *priority == DEFAULT);
-    Ok(of_default.map(|(_, breakers)| breakers).unwrap_or_default())
+    let all = thresholds.into_iter().find(|(priority, _)| *priority == DEFAULT);
+    let of_hosts = each(per_host_thresholds, "per_host_thresholds", of_host)?;
+    let of_hosts = of_hosts.into_iter().find(|(priority, _)| *priority == DEFAULT);
+    let endpoint_connections_max = of_hosts.and_then(|(_, max)| max);
+    let all = all.map(|(_, breakers)| breakers).unwrap_or_default();
+    Ok(Breakers { endpoint_connections_max, ..all })
+}
+
+/// Of an endpoint only connections have a limit.
+fn of_host(message: Thresholds) -> Result<(i32, Option<u32>), FieldError> {
+    fields!(message: Thresholds,
+    read: [priority, max_connections],
+    // What is left is always counted.
+    ignore: [track_remaining],
+    refuse: [
+        max_pending_requests, max_requests, max_retries, retry_budget, max_connection_pools,
+    ]);
+    Ok((priority, max_connections.map(|max| max.value)))
 }
 
 const DEFAULT: i32 = RoutingPriority::Default as i32;
@@ -142,6 +158,7 @@ fn limits(message: Thresholds) -> Result<(i32, Breakers), FieldError> {
     let defaults = Breakers::default();
     let or = |given: Option<UInt32Value>, default| given.map_or(default, |given| given.value);
     let breakers = Breakers {
+        endpoint_connections_max: None,
         connections_max: or(max_connections, defaults.connections_max),
         pending_max: or(max_pending_requests, defaults.pending_max),
         requests_max: or(max_requests, defaults.requests_max),
@@ -414,8 +431,16 @@ mod tests {
                 "typed_extension_protocol_options[\"x\"]: not supported",
             ),
             (
-                "{name: c, circuit_breakers: {per_host_thresholds: [{}]}}",
-                "circuit_breakers.per_host_thresholds: not supported",
+                "{name: c, circuit_breakers: {per_host_thresholds: [{max_requests: 1}]}}",
+                "circuit_breakers.per_host_thresholds[0].max_requests: not supported",
+            ),
+            (
+                "{name: c, upstream_bind_config: {freebind: true}}",
+                "upstream_bind_config.freebind: not supported",
+            ),
+            (
+                "{name: c, upstream_bind_config: {source_address: {address: a.test, port_value: 0}}}",
+                "upstream_bind_config.source_address.address: must be an IP address",
             ),
             (
                 "{name: c, common_lb_config: {healthy_panic_threshold: {value: 101}}}",

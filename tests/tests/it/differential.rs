@@ -24,6 +24,7 @@ mod streams;
 mod tls;
 mod upgrades;
 mod upstream;
+mod upstreams;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,6 +101,7 @@ async fn our_proxy_knows_clients_as_envoy_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_proxy_chooses_and_tries_again_as_envoy_does() {
     let all = retries::all().into_iter().chain(endpoints::all()).chain(elsewhere::all());
+    let all = all.chain(upstreams::all());
     compare("our_proxy_chooses_and_tries_again_as_envoy_does", all).await;
 }
 
@@ -354,7 +356,7 @@ fn comparable(answer: &Answer, address: SocketAddr) -> Seen {
         return seen;
     }
     let port = address.port().to_string();
-    for key in ["backend", "method", "path", "body"] {
+    for key in ["backend", "scheme", "method", "path", "body"] {
         seen.insert(format!("upstream {key}"), body[key].clone());
     }
     if let Some(encoding) = body["headers"].get("content-encoding") {

@@ -13,9 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::flow::LargeBodies;
 use crate::cluster::connect::{ConnectError, Connector, Stream};
-use crate::cluster::endpoints::{Endpoint, Home};
+use crate::cluster::endpoints::Endpoint;
 use crate::cluster::failure::UpstreamFailure;
-use crate::cluster::live::{ClusterLive, EndpointLive, Slot};
+use crate::cluster::live::{ClusterLive, EndpointLive, EndpointPlace, Slot};
 use crate::cluster::pool::Link;
 use crate::cluster::pool::http1::{self, Http1};
 use crate::cluster::pool::http2::{self, Http2, Http2Stream};
@@ -90,7 +90,7 @@ enum Turn {
 #[derive(Debug)]
 pub(super) struct Permit {
     pool: Weak<Pool>,
-    slot: Option<Slot>,
+    slot: Option<(Slot, EndpointPlace)>,
     counted: Option<(Arc<ClusterLive>, Arc<EndpointLive>)>,
 }
 
@@ -125,7 +125,7 @@ impl Pool {
             return Err(Refusal { reason: UpstreamFailure::Overflow, source: None });
         };
         loop {
-            let turn = match self.permit(home) {
+            let turn = match self.permit(endpoint) {
                 Some(permit) => Turn::Connect(permit),
                 None => self.wait().await.unwrap_or(Turn::Again),
             };
@@ -165,15 +165,20 @@ impl Pool {
 
     /// The right to open a connection, unless it is better to wait for one in the making, or the
     /// limit is reached and there is one to wait for.
-    fn permit(self: &Rc<Self>, home: &Home) -> Option<Permit> {
+    fn permit(self: &Rc<Self>, endpoint: &Endpoint) -> Option<Permit> {
+        let (home, live) = (&endpoint.home, &endpoint.live);
         let mut state = self.state.borrow_mut();
         if self.offer != Offer::Http1 && state.in_making > 0 && !state.speaks_http1 {
             return None;
         }
-        let slot = Slot::under(&home.live, Limit::Connections, &home.config.breakers);
+        let breakers = &home.config.breakers;
+        let place = EndpointPlace::under(live, breakers.endpoint_connections_max);
+        let slot = place.and_then(|place| {
+            Some((Slot::under(&home.live, Limit::Connections, breakers)?, place))
+        });
         let slot = match slot {
             None if state.open > 0 => return None,
-            None => Slot::beyond(&home.live, Limit::Connections),
+            None => (Slot::beyond(&home.live, Limit::Connections), EndpointPlace::beyond(live)),
             Some(slot) => slot,
         };
         state.open += 1;

@@ -2,10 +2,12 @@
 
 use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use hyper::ext::Protocol;
 
 use crate::body::Body;
+
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Origin form, with a `host` field.
 pub(super) fn for_http1(mut request: Request<Body>) -> Request<Body> {
@@ -36,7 +38,7 @@ pub(super) fn for_http2(
     let Some(authority) = authority else { return Err(Box::new(request)) };
     let uri = std::mem::take(request.uri_mut()).into_parts();
     let mut parts = http::uri::Parts::default();
-    parts.scheme = uri.scheme.or(Some(if is_tls { Scheme::HTTPS } else { Scheme::HTTP }));
+    parts.scheme = uri.scheme.or(Some(scheme(request.headers(), is_tls)));
     parts.authority = Some(authority);
     parts.path_and_query = uri.path_and_query.or(Some(PathAndQuery::from_static("/")));
     let Ok(uri) = Uri::from_parts(parts) else { return Err(Box::new(request)) };
@@ -53,6 +55,16 @@ pub(super) fn for_http2(
     }
     *request.version_mut() = Version::HTTP_2;
     Ok(request)
+}
+
+/// What the client of a request spoke, where that is told; else what is spoken with the endpoint.
+fn scheme(headers: &HeaderMap, is_tls: bool) -> Scheme {
+    match headers.get(FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(b"https") => Scheme::HTTPS,
+        Some(b"http") => Scheme::HTTP,
+        _ if is_tls => Scheme::HTTPS,
+        _ => Scheme::HTTP,
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +84,17 @@ mod tests {
         let said = for_http2(request("/a?b=c", Some("x.test:80")), true).unwrap();
         assert_eq!(said.uri().to_string(), "https://x.test:80/a?b=c");
         assert!(!said.headers().contains_key(HOST));
+        for (told, is_tls, scheme) in [
+            ("http", true, "http"),
+            ("https", false, "https"),
+            ("ftp", false, "http"),
+            ("", true, "https"),
+        ] {
+            let mut asked = request("/", Some("x.test"));
+            asked.headers_mut().insert(FORWARDED_PROTO, HeaderValue::from_static(told));
+            let said = for_http2(asked, is_tls).unwrap();
+            assert_eq!(said.uri().scheme_str(), Some(scheme), "{told}");
+        }
         assert!(for_http2(request("/", None), true).is_err());
         assert!(for_http2(request("/", Some("a b")), true).is_err());
     }

@@ -1,10 +1,11 @@
 //! How connections of a cluster are made, what they speak, and how long they live.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use prost::Name;
-use xds_proto::convert::optional_duration;
+use xds_proto::convert::{Address, optional_duration, socket_address};
 use xds_proto::envoy::config::cluster::v3::UpstreamConnectionOptions;
 use xds_proto::envoy::config::cluster::v3::upstream_connection_options::{
     FirstAddressFamilyVersion, HappyEyeballsConfig,
@@ -16,7 +17,7 @@ use xds_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::ex
 use xds_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
-use xds_proto::field::{At, FieldError, required};
+use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 use xds_proto::google::protobuf::{self, Any, UInt32Value};
 
@@ -39,7 +40,7 @@ pub(super) struct ConnectionFields {
     /// Options of HTTP/1 and of HTTP/2, and which of them is spoken.
     pub(super) http: (Option<core::Http1ProtocolOptions>, Option<core::Http2ProtocolOptions>, i32),
     pub(super) upstream: Option<core::UpstreamHttpProtocolOptions>,
-    pub(super) options: Option<UpstreamConnectionOptions>,
+    pub(super) options: (Option<UpstreamConnectionOptions>, Option<core::BindConfig>),
     pub(super) buffer_bytes: Option<UInt32Value>,
 }
 
@@ -55,8 +56,12 @@ pub(super) fn compile(fields: ConnectionFields) -> Result<ConnectionConfig, Fiel
     if let Some(bytes) = limit(fields.buffer_bytes) {
         config.buffer_bytes = bytes as usize;
     }
-    if let Some(message) = fields.options {
-        options(message, &mut config).at("upstream_connection_options")?;
+    let (options, bind) = fields.options;
+    if let Some(message) = options {
+        self::options(message, &mut config).at("upstream_connection_options")?;
+    }
+    if let Some(message) = bind {
+        config.sources = sources(message).at("upstream_bind_config")?.into();
     }
     let mut typed = fields.typed;
     if let Some(packed) = typed.remove(HTTP) {
@@ -106,6 +111,38 @@ fn options(
         config.eyeballs = eyeballs(message).at("happy_eyeballs_config")?;
     }
     Ok(())
+}
+
+fn sources(message: core::BindConfig) -> Result<Vec<SocketAddr>, FieldError> {
+    fields!(message: core::BindConfig,
+        read: [source_address, extra_source_addresses, additional_source_addresses],
+        // An address that names a namespace is refused.
+        ignore: [validate_network_namespaces],
+        refuse: [freebind, socket_options, local_address_selector]);
+    let extra = each(extra_source_addresses, "extra_source_addresses", extra_source)?;
+    // The older field counts where the newer is not set.
+    let more = if extra.is_empty() {
+        each(additional_source_addresses, "additional_source_addresses", source)?
+    } else {
+        extra
+    };
+    let first = source_address.map(source).transpose().at("source_address")?;
+    Ok(first.into_iter().chain(more).collect())
+}
+
+fn extra_source(message: core::ExtraSourceAddress) -> Result<SocketAddr, FieldError> {
+    fields!(message: core::ExtraSourceAddress,
+        read: [address], ignore: [], refuse: [socket_options]);
+    source(required(address, "address")?).at("address")
+}
+
+fn source(message: core::SocketAddress) -> Result<SocketAddr, FieldError> {
+    match socket_address(message)? {
+        Address::Ip(address) => Ok(address),
+        Address::Name(..) | Address::Pipe(_) => {
+            Err(FieldError::invalid("must be an IP address")).at("address")
+        }
+    }
 }
 
 fn eyeballs(message: HappyEyeballsConfig) -> Result<HappyEyeballs, FieldError> {

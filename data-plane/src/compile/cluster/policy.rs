@@ -77,7 +77,8 @@ pub(super) fn compile(fields: PolicyFields) -> Result<BalancerConfig, FieldError
             return Err(FieldError::invalid(reason)).at("lb_policy");
         }
     };
-    Ok(BalancerConfig { panic_below_percent: common.panic_below_percent, ..config })
+    let Common { panic_below_percent, renews_connections, .. } = common;
+    Ok(BalancerConfig { panic_below_percent, renews_connections, ..config })
 }
 
 /// What a list of policies, or the enum before it, comes to.
@@ -98,11 +99,17 @@ struct Common {
     panic_below_percent: u32,
     by_locality: bool,
     by_hostname: bool,
+    renews_connections: bool,
 }
 
 impl Default for Common {
     fn default() -> Self {
-        Self { panic_below_percent: 50, by_locality: false, by_hostname: false }
+        Self {
+            panic_below_percent: 50,
+            by_locality: false,
+            by_hostname: false,
+            renews_connections: false,
+        }
     }
 }
 
@@ -111,6 +118,7 @@ fn common(message: CommonLbConfig) -> Result<Common, FieldError> {
     fields!(message: CommonLbConfig,
         read: [
             healthy_panic_threshold, locality_config_specifier, consistent_hashing_lb_config,
+            close_connections_on_host_set_change,
         ],
         ignore: [
             // Snapshots are swapped whole, whenever they come.
@@ -120,7 +128,7 @@ fn common(message: CommonLbConfig) -> Result<Common, FieldError> {
             // About a policy that is refused.
             override_host_status,
         ],
-        refuse: [close_connections_on_host_set_change]);
+        refuse: []);
     let panic = healthy_panic_threshold.map_or(Ok(50.0), percent).at("healthy_panic_threshold")?;
     let by_locality = match locality_config_specifier {
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,
@@ -134,6 +142,7 @@ fn common(message: CommonLbConfig) -> Result<Common, FieldError> {
         panic_below_percent: panic as u32,
         by_locality,
         by_hostname: by_hostname.unwrap_or(false),
+        renews_connections: close_connections_on_host_set_change,
     })
 }
 
