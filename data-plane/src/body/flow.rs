@@ -30,7 +30,7 @@ const LARGE_STREAM_BYTES: u64 = 256 * 1024;
 
 /// Bytes of a piece that goes to one stream of many on a connection, where the codec holds three.
 const STREAM_PIECE_BYTES: usize = 8 * 1024 - 1;
-const LARGE_STREAM_PIECE_BYTES: usize = 16 * 1024 - 1;
+const LARGE_STREAM_PIECE_BYTES: RangeInclusive<usize> = 8 * 1024 - 1..=16 * 1024 - 1;
 
 /// Small pieces that are taken before the first of them is written, so that they go together.
 const TOGETHER_BYTES: u64 = 4 * 1024;
@@ -121,18 +121,21 @@ impl Flow {
         let read = self.read.load(Relaxed);
         let bytes = match self.feeds_stream.load(Relaxed) {
             true if read < LARGE_STREAM_BYTES => STREAM_PIECE_BYTES,
-            true => LARGE_STREAM_PIECE_BYTES,
+            true => self.share(LARGE_STREAM_PIECE_BYTES),
             false if read < LARGE_BYTES => PIECE_BYTES,
-            false => {
-                if !self.is_large.swap(true, Relaxed) {
-                    self.large.0.fetch_add(1, Relaxed);
-                }
-                let share = LARGE_PIECES_BYTES / self.large.0.load(Relaxed).max(1);
-                let piece = (share + 1).next_power_of_two() / 2 - 1;
-                piece.clamp(*LARGE_PIECE_BYTES.start(), *LARGE_PIECE_BYTES.end())
-            }
+            false => self.share(LARGE_PIECE_BYTES),
         };
         bytes.min(self.read_max)
+    }
+
+    /// The piece of a large body, given how many are under way.
+    fn share(&self, bounds: RangeInclusive<usize>) -> usize {
+        if !self.is_large.swap(true, Relaxed) {
+            self.large.0.fetch_add(1, Relaxed);
+        }
+        let share = LARGE_PIECES_BYTES / self.large.0.load(Relaxed).max(1);
+        let piece = (share + 1).next_power_of_two() / 2 - 1;
+        piece.clamp(*bounds.start(), *bounds.end())
     }
 
     fn pause(&self) {
@@ -421,6 +424,11 @@ mod tests {
         assert_eq!(flows[0].piece_bytes(), 16 * 1024 - 1);
         flows[1].begin(true);
         assert_eq!((flows[1].piece_bytes(), large.0.load(Relaxed)), (STREAM_PIECE_BYTES, 39));
+        flows[1].read.store(LARGE_STREAM_BYTES, Relaxed);
+        assert_eq!(flows[1].piece_bytes(), 8 * 1024 - 1);
+        assert_eq!(large.0.load(Relaxed), 40);
+        flows[2..].iter().for_each(|flow| flow.end());
+        assert_eq!(flows[1].piece_bytes(), 16 * 1024 - 1);
         drop(flows);
         assert_eq!(large.0.load(Relaxed), 0);
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// Far more than the sockets of a connection hold.
 const BODY_BYTES: usize = 16 << 20;
@@ -160,6 +161,39 @@ async fn streams_that_are_not_read_cost_a_few_pieces_each() {
         eprintln!("60 streams that are not read, window {window}: {grown} MiB");
         assert!(grown <= 6, "{grown} MiB");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_streams_that_are_no_longer_read_cost_a_few_pieces_each() {
+    let data = folder();
+    let control = ControlPlane::start(data.path()).await;
+    let upstream = Endless::start().await;
+    let (proxy, address) = started(&control, upstream.address, json!({})).await;
+    let before = resident(&proxy);
+    let socket = TcpStream::connect(address).await.unwrap();
+    let builder = h2::client::Builder::new()
+        .initial_window_size(65_535)
+        .initial_connection_window_size(1 << 30)
+        .handshake::<_, Bytes>(socket);
+    let (mut send, connection) = builder.await.unwrap();
+    let _driver = tokio::spawn(connection);
+    let mut bodies = Vec::new();
+    for _ in 0..100 {
+        let request = Request::get("http://a.test/big").body(()).unwrap();
+        send = send.ready().await.unwrap();
+        bodies.push(send.send_request(request, true).unwrap().0.await.unwrap().into_body());
+    }
+    for body in &mut bodies {
+        let mut read = 0;
+        while read < 400_000 {
+            let piece = timeout(LIMIT, body.data()).await.unwrap().unwrap().unwrap();
+            read += piece.len();
+            body.flow_control().release_capacity(piece.len()).unwrap();
+        }
+    }
+    let grown = grown(&proxy, before).await;
+    eprintln!("100 streams that are no longer read: {grown} MiB");
+    assert!(grown <= 6, "{grown} MiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]

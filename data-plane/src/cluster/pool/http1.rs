@@ -1,18 +1,22 @@
 //! HTTP/1.1 connections: one request at a time, kept for the next.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Version;
 use http::header::EXPECT;
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::body::flow::{Flow, Go, Metered, Outgoing};
-use crate::body::{Body, Lease};
+use crate::body::{Body, BodyError, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
@@ -34,7 +38,7 @@ const SLACK_BYTES: usize = 1024;
 /// A connection that nobody uses at the moment.
 #[derive(Debug)]
 pub(super) struct Http1 {
-    sender: SendRequest<Outgoing>,
+    sender: SendRequest<Sent>,
     flow: Arc<Flow>,
     gate: Arc<Gate>,
     task: AbortHandle,
@@ -88,7 +92,7 @@ pub(super) async fn open(
     let handshake = builder
         .max_header_size(head_bytes_max)
         .max_buf_size(BUFFER_BYTES_MAX.max(head_bytes_max))
-        .handshake::<_, Outgoing>(TokioIo::new(stream));
+        .handshake::<_, Sent>(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| Refusal {
         reason: UpstreamFailure::Connect,
         source: Some(std::io::Error::other(error)),
@@ -121,7 +125,7 @@ pub(super) async fn send(
     let flow = Arc::clone(&connection.flow);
     let request = request.map(|body| {
         let body = if has_trailers { body } else { body.without_trailers() };
-        Outgoing::new(body, Some(flow)).held_by(expectation)
+        Sent::new(Outgoing::new(body, Some(flow)).held_by(expectation))
     });
     let sent = connection.sender.try_send_request(request);
     let mut lease = Box::new(Http1Lease { connection: Some(connection), pool, in_flight: None });
@@ -137,9 +141,46 @@ pub(super) async fn send(
             Ok(if has_trailers { response } else { response.map(Body::ignoring_trailers) })
         }
         Err(mut error) => {
-            let request = error.take_message().map(|request| request.map(Outgoing::into_body));
+            let request = error.take_message().map(|request| request.map(Sent::into_body));
             Err(UpstreamError::of_hyper(error.into_error(), request, is_reused))
         }
+    }
+}
+
+/// The body of a request, in a box where there is one: the codec keeps room for 32 requests on each
+/// connection.
+struct Sent(Option<Box<Outgoing>>);
+
+impl Sent {
+    fn new(body: Outgoing) -> Self {
+        Self((!body.is_end_stream()).then(|| Box::new(body)))
+    }
+
+    fn into_body(self) -> Body {
+        self.0.map_or_else(Body::empty, |body| body.into_body())
+    }
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.get_mut().0 {
+            Some(body) => Pin::new(&mut **body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint())
     }
 }
 
