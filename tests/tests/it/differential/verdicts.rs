@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use gateway_tests::gateway::{ControlPlane, Envoy, Proxy, folder};
 use gateway_tests::{client, documents, ports, tools, wait};
 use serde_json::{Value, json};
@@ -264,9 +264,10 @@ async fn judge(
         let status = control.node(node).await?;
         match status["state"].as_str() {
             Some("NACK") => Ok(Err(status["nack"].to_string())),
-            // The routes come after the listener: who answers has them.
+            // The routes come after the listener, and one whose routes were refused answers too.
             Some("synced") => {
-                client::get(([127, 0, 0, 1], port).into(), "h.test", "/").await?;
+                let answer = client::get(([127, 0, 0, 1], port).into(), "h.test", "/").await?;
+                ensure!(answer.status != 404, "no routes yet");
                 Ok(Ok(()))
             }
             _ => bail!("{status}"),
