@@ -4,6 +4,7 @@ pub mod link;
 mod table;
 pub mod listener;
 mod entry;
+mod header_case;
 mod socket_options;
 mod http_connection_manager;
 mod access_log;

@@ -29,6 +29,8 @@ pub struct ConnectionConfig {
     pub allows_chunked_length: bool,
     /// Whether messages on HTTP/1.1 connections have trailers.
     pub http1_trailers: bool,
+    /// Whether names of headers of HTTP/1.1 responses are kept as they are written.
+    pub http1_keeps_case: bool,
     /// Settings of HTTP/2 connections.
     pub http2: Http2Config,
     /// TCP keep-alive probes.
@@ -154,6 +156,7 @@ impl Default for ConnectionConfig {
             head_bytes_max: 60 * 1024,
             allows_chunked_length: false,
             http1_trailers: false,
+            http1_keeps_case: false,
             http2: Http2Config::default(),
             keepalive: None,
             eyeballs: HappyEyeballs::default(),

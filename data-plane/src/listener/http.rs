@@ -285,6 +285,8 @@ pub struct Http1Options {
     pub refuse_absolute_url: bool,
     /// Take trailers of requests, and send those of responses.
     pub trailers: bool,
+    /// Keep names of headers as they are written.
+    pub keeps_case: bool,
 }
 
 /// What holds for HTTP/2 connections.

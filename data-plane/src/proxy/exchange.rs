@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use http::{Method, StatusCode, Uri, Version, request};
+use http::{Extensions, Method, StatusCode, Uri, Version, request};
+use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 use xds_proto::convert::Address;
 
@@ -53,6 +54,8 @@ pub(super) struct Exchange {
     pub(super) sent_method: Method,
     /// Path and query as they were sent upstream.
     pub(super) sent_uri: Option<Uri>,
+    /// How the names of its headers are written, where that is kept.
+    pub(super) sent_case: Option<Extensions>,
     pub(super) host: Option<HeaderValue>,
     pub(super) origin: Option<Origin>,
     pub(super) activity: Rc<Activity>,
@@ -143,6 +146,7 @@ impl Exchange {
             headers: HeaderMap::new(),
             sent_method: head.method.clone(),
             sent_uri: None,
+            sent_case: None,
             host: None,
             origin: None,
             request: Meter::new(Rc::clone(&activity)),
@@ -195,6 +199,11 @@ impl Exchange {
         self.headers = head.headers.clone();
         self.sent_method.clone_from(&head.method);
         self.sent_uri = Some(head.uri.clone());
+        if self.view.chain().is_some_and(|chain| chain.config.http.options.http1.keeps_case) {
+            let mut written = head.extensions.clone();
+            written.remove::<OnUpgrade>();
+            self.sent_case = Some(written);
+        }
     }
 
     /// Notes which route it took, or that there was none.

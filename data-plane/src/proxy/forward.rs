@@ -365,6 +365,9 @@ impl Tries<'_, '_> {
         *copy.uri_mut() = exchange.sent_uri.clone()?;
         *copy.version_mut() = exchange.version;
         copy.headers_mut().clone_from(&exchange.headers);
+        if let Some(written) = &exchange.sent_case {
+            copy.extensions_mut().clone_from(written);
+        }
         Some(copy)
     }
 

@@ -178,6 +178,7 @@ fn http1_builder(options: &HttpOptions) -> http1::Builder {
     }
     builder
         .max_header_size(bytes_max)
+        .preserve_header_case(options.http1.keeps_case)
         .max_buf_size(bytes_max.max(HTTP1_BUFFER_BYTES))
         // The deadlines are our own: hyper's counts the time between requests too.
         .header_read_timeout(None)

@@ -12,6 +12,7 @@ mod entry;
 mod filters;
 mod frames;
 mod grpc;
+mod letters;
 mod logs;
 mod names;
 mod reach;

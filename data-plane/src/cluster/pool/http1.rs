@@ -91,6 +91,7 @@ pub(super) async fn open(
     }
     let handshake = builder
         .max_header_size(head_bytes_max)
+        .preserve_header_case(config.http1_keeps_case)
         .max_buf_size(BUFFER_BYTES_MAX.max(head_bytes_max))
         .handshake::<_, Sent>(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| Refusal {

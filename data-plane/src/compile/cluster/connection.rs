@@ -26,7 +26,7 @@ use crate::cluster::protocol::{
     UpstreamProtocol,
 };
 use crate::compile::route::action::header_name;
-use crate::compile::unpack;
+use crate::compile::{header_case, unpack};
 
 /// The key of the protocol options, and the only one we know.
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -316,7 +316,7 @@ fn http1(
     config: &mut ConnectionConfig,
 ) -> Result<(), FieldError> {
     fields!(message: core::Http1ProtocolOptions,
-        read: [enable_trailers, allow_chunked_length],
+        read: [enable_trailers, allow_chunked_length, header_key_format],
         ignore: [
             // About requests that come in.
             allow_absolute_url, accept_http_10, default_host_for_http_10, ignore_http_11_upgrade,
@@ -325,8 +325,9 @@ fn http1(
             // An invalid response always ends its connection.
             override_stream_error_on_invalid_http_message,
         ],
-        refuse: [header_key_format, send_fully_qualified_url]);
+        refuse: [send_fully_qualified_url]);
     config.http1_trailers = enable_trailers;
+    config.http1_keeps_case = header_case::keeps(header_key_format)?;
     config.allows_chunked_length = allow_chunked_length;
     Ok(())
 }

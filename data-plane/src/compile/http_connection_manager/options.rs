@@ -12,6 +12,7 @@ use xds_proto::field::{At, FieldError, each};
 use xds_proto::fields;
 use xds_proto::google::protobuf;
 
+use super::super::header_case;
 use super::extensions::{detection, early_change, request_id};
 use crate::listener::http::{
     CertificateDetails, Codec, Detection, EdgeOptions, EscapedSlashes, ForwardCertificate,
@@ -346,7 +347,7 @@ fn http1(message: Option<core::Http1ProtocolOptions>) -> Result<Http1Options, Fi
     fields!(message: core::Http1ProtocolOptions,
         read: [
             accept_http_10, default_host_for_http_10, allow_chunked_length, allow_custom_methods,
-            allow_absolute_url, enable_trailers,
+            allow_absolute_url, enable_trailers, header_key_format,
         ],
         ignore: [
             // Which parser it is changes nothing.
@@ -356,7 +357,7 @@ fn http1(message: Option<core::Http1ProtocolOptions>) -> Result<Http1Options, Fi
             // About requests that go out.
             send_fully_qualified_url,
         ],
-        refuse: [header_key_format, ignore_http_11_upgrade],
+        refuse: [ignore_http_11_upgrade],
     );
     Ok(Http1Options {
         accept_http_10,
@@ -365,6 +366,7 @@ fn http1(message: Option<core::Http1ProtocolOptions>) -> Result<Http1Options, Fi
         allow_custom_methods,
         refuse_absolute_url: allow_absolute_url.is_some_and(|flag| !flag.value),
         trailers: enable_trailers,
+        keeps_case: header_case::keeps(header_key_format)?,
     })
 }
 
