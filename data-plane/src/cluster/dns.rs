@@ -124,6 +124,7 @@ async fn keep_looking(
     resolver: &impl Resolve,
 ) {
     let names = names(&dns.names);
+    memory.0.lock().unwrap_or_else(PoisonError::into_inner).keep(&names);
     let mut open: BTreeSet<&str> = names.iter().copied().collect();
     let lookups = names.iter().map(|name| Box::pin(lookups(cluster, name, dns, resolver)));
     let mut lookups = stream::select_all(lookups);
@@ -323,6 +324,13 @@ mod tests {
         let (after, asked) = played(&dns(true), &memory, &[None]).await;
         assert_eq!(after, [["10.0.0.1:80"]]);
         assert_eq!(asked[0], 0);
+        let mut nothing = dns(false);
+        nothing.names = Arc::new(EndpointsConfig::none(&"c".into()));
+        let (sink, _source) = mpsc::channel(8);
+        let resolver = Script(Mutex::default(), Mutex::default(), tokio::time::Instant::now());
+        keep_looking(&"c".into(), &nothing, (&memory, &sink), &resolver).await;
+        let (after, _) = played(&dns(false), &memory, &[]).await;
+        assert_eq!(after, [Vec::<String>::new()], "a name that is gone is forgotten");
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,6 +28,11 @@ impl Answers {
         self.0.insert(name.to_owned(), found);
     }
 
+    /// Forgets all other names.
+    pub(super) fn keep(&mut self, names: &[&str]) {
+        self.0.retain(|name, _| names.contains(&&**name));
+    }
+
     /// The endpoints with addresses in place of names; the first of several with one address counts.
     pub(super) fn endpoints(&self, dns: &DnsConfig) -> EndpointsConfig {
         let mut seen = HashSet::new();
