@@ -6,6 +6,7 @@ use anyhow::{bail, ensure};
 use gateway_tests::gateway::{ControlPlane, Envoy, Proxy, folder};
 use gateway_tests::{client, documents, ports, tools, wait};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 const TEST: &str = "configurations_of_filters_are_judged_as_by_envoy";
 
@@ -257,16 +258,20 @@ async fn judge(
         one["typed_per_filter_config"] = json!({"f": route});
     }
     let port = ports::free();
-    let listener = documents::raw_listener("l", port, "r", std::slice::from_ref(filter));
-    control.put_group(node, &[listener, documents::raw_routes("r", &json!([one]))]).await;
+    // A name of their own: a listener that drains may still hold those of the case before.
+    let table = format!("r-{port}");
+    let listener = documents::raw_listener("l", port, &table, std::slice::from_ref(filter));
+    control.put_group(node, &[listener, documents::raw_routes(&table, &json!([one]))]).await;
     let (what, limit) = (format!("{node} to say what it thinks"), Duration::from_secs(10));
     let verdict = wait::until(&what, limit, || async {
         let status = control.node(node).await?;
         match status["state"].as_str() {
             Some("NACK") => Ok(Err(status["nack"].to_string())),
-            // The routes come after the listener, and one whose routes were refused answers too.
+            // The routes come after the listener. While they are not there, it lets clients wait; where
+            // they were refused, it may answer too.
             Some("synced") => {
-                let answer = client::get(([127, 0, 0, 1], port).into(), "h.test", "/").await?;
+                let asked = client::get(([127, 0, 0, 1], port).into(), "h.test", "/");
+                let answer = timeout(Duration::from_secs(1), asked).await??;
                 ensure!(answer.status != 404, "no routes yet");
                 Ok(Ok(()))
             }
