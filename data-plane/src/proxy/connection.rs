@@ -361,7 +361,7 @@ impl Connection {
             None => {
                 *self.left_behind.borrow_mut() = Some(Rc::clone(before));
                 self.says_close.set(true);
-                self.drain.cancel();
+                self.changed.notify_one();
             }
         }
     }
@@ -374,6 +374,11 @@ impl Connection {
     /// Whether it has streams of HTTP/2.
     pub(super) fn has_streams(&self) -> bool {
         self.has_streams.get()
+    }
+
+    /// Whether the listener has no chain for it any more.
+    pub fn is_left_behind(&self) -> bool {
+        self.left_behind.borrow().is_some()
     }
 
     /// It becomes a tunnel.

@@ -28,7 +28,7 @@ pub(super) struct End<'a> {
     gate: Option<&'a Gate>,
     began: Instant,
     timeouts: Timeouts,
-    /// When a connection of HTTP/1 ends whose responses say so; none where that is left to them.
+    /// When a connection ends whose responses say so, over HTTP/1; none where that is left to them.
     says_close: Option<Option<Instant>>,
     is_draining: bool,
 }
@@ -51,6 +51,12 @@ impl<'a> End<'a> {
         }
         if let Some(gate) = self.gate {
             gate.set_linger(self.timeouts.linger);
+        }
+        if self.connection.is_left_behind() && self.says_close.is_none() {
+            // Over HTTP/2 nothing can be said before the end: there they do not end all at once.
+            let drain = self.timeouts.drain;
+            let wait = if self.gate.is_some() { drain } else { drain.mul_f64(fastrand::f64()) };
+            self.says_close = Some(Some(Instant::now() + wait));
         }
     }
 

@@ -166,6 +166,47 @@ async fn whatever_changes_open_connections_follow_and_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_leaves_serves_its_connections_to_their_end() {
+    let data = folder();
+    let control = ControlPlane::start(data.path()).await;
+    let upstream = Switching::start(true).await;
+    let (web, tcp) = (ports::address(), ports::address());
+    let front = |server: &str, matches: Value| Front {
+        port: web.port(),
+        manager: json!({"server_name": server, "drain_timeout": "1s"}),
+        listener: json!({}),
+        matches,
+    };
+    let put = async |front: &Front| {
+        let all = resources(front, Some(tcp.port()), upstream.address);
+        control.put_group("g", &all).await
+    };
+    let revision = put(&front("first", json!({}))).await;
+    let _proxy = Proxy::start(control.xds, "n", "g").await;
+    control.node_has("n", revision).await;
+    let mut open = Open::new(web, tcp).await;
+    let mut idle = Connection::http1(web).await.unwrap();
+    idle.ask(&Ask::get("a.test", "/")).await.unwrap();
+    let elsewhere =
+        json!({"source_prefix_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]});
+    let revision = put(&front("second", elsewhere)).await;
+    control.node_has("n", revision).await;
+    let answer = open.http1.ask(&Ask::get("a.test", "/")).await.unwrap();
+    assert_eq!(
+        (answer.header("server"), answer.header("connection")),
+        (Some("first"), Some("close"))
+    );
+    let mut other = Connection::http1(web).await.unwrap();
+    assert!(other.ask(&Ask::get("a.test", "/")).await.is_err(), "no chain is for it");
+    wait::until("the others to end", LIMIT, || async {
+        let ended = [open.http1.is_closed(), open.http2.is_closed(), idle.is_closed()];
+        if ended == [true; 3] { Ok(()) } else { Err(format!("{ended:?}")) }
+    })
+    .await;
+    open.tunnels_live().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_leaves_lets_go_of_its_connections_one_after_the_other() {
     let data = folder();
     let control = ControlPlane::start(data.path()).await;
