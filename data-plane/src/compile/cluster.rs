@@ -405,6 +405,42 @@ mod tests {
     }
 
     #[test]
+    fn connections_come_from_addresses_in_their_order_and_endpoints_have_limits() {
+        let at = |ip: &str| format!("{{address: '{ip}', port_value: 0}}");
+        let (a, b, c) = (at("127.0.0.9"), at("::1"), at("127.0.0.8"));
+        let sources = |bind: &str| {
+            let config = compiled(&format!("{{name: c, upstream_bind_config: {{{bind}}}}}"));
+            config
+                .unwrap()
+                .connection
+                .sources
+                .iter()
+                .map(|source| source.ip().to_string())
+                .collect()
+        };
+        let (first, rest) = (format!("source_address: {a}"), format!("[{{address: {b}}}]"));
+        for (bind, expected) in [
+            (first.clone(), vec!["127.0.0.9"]),
+            (format!("{first}, extra_source_addresses: {rest}"), vec!["127.0.0.9", "::1"]),
+            (
+                format!("{first}, additional_source_addresses: [{c}]"),
+                vec!["127.0.0.9", "127.0.0.8"],
+            ),
+            (
+                format!("extra_source_addresses: {rest}, additional_source_addresses: [{c}]"),
+                vec!["::1"],
+            ),
+        ] {
+            let found: Vec<String> = sources(&bind);
+            assert_eq!(found, expected, "{bind}");
+        }
+        let limits = "circuit_breakers: {thresholds: [{max_connections: 7}], per_host_thresholds:
+            [{priority: HIGH, max_connections: 1}, {max_connections: 2}, {max_connections: 3}]}";
+        let breakers = compiled(&format!("{{name: c, {limits}}}")).unwrap().breakers;
+        assert_eq!((breakers.connections_max, breakers.endpoint_connections_max), (7, Some(2)));
+    }
+
+    #[test]
     fn what_is_wrong_or_not_implemented_is_refused_by_name() {
         for (yaml, error) in [
             ("{type: STATIC}", "name: required"),

@@ -162,3 +162,69 @@ async fn connections_are_made_anew_where_asked_when_endpoints_come_or_go() {
         }
     }
 }
+
+/// Options of the protocol towards endpoints.
+fn options(options: Value) -> Value {
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let mut options = options;
+    options["@type"] = format!("type.googleapis.com/{name}").into();
+    json!({name: options})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_carries_so_many_requests_and_no_more() {
+    for side in sides("a_connection_carries_so_many_requests_and_no_more") {
+        let backends = [Recorder::start().await, Recorder::start().await, Recorder::start().await];
+        let typed =
+            options(json!({"common_http_protocol_options": {"max_requests_per_connection": 2},
+            "explicit_http_config": {"http_protocol_options": {}}}));
+        let of = |name, index: usize, fields| cluster(name, &[backends[index].address], fields);
+        let clusters = [
+            of("unset", 0, json!({})),
+            of("before", 1, json!({"max_requests_per_connection": 1})),
+            of("typed", 2, json!({"typed_extension_protocol_options": typed})),
+        ];
+        let bootstrap = bootstrap(&clusters, &by_name(&clusters));
+        let standing = Standing::start(side, bootstrap, json!({})).await;
+        for (name, backend, connections) in
+            [("unset", &backends[0], 1), ("before", &backends[1], 4), ("typed", &backends[2], 2)]
+        {
+            for _ in 0..4 {
+                let answer = ask_for(standing.address, "a.test", &format!("/{name}/")).await;
+                assert_eq!(answer.unwrap().status, 200, "{name} on {side}");
+            }
+            assert_eq!(backend.peers().len(), connections, "{name} on {side}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_http2_carries_so_many_streams_at_a_time() {
+    const EACH: Duration = Duration::from_millis(400);
+    for side in sides("a_connection_of_http2_carries_so_many_streams_at_a_time") {
+        let backend = Backend::start("a").await;
+        let fields = |streams: u32| {
+            json!({"circuit_breakers": {"per_host_thresholds": [{"max_connections": 1}]},
+            "typed_extension_protocol_options": options(json!({"explicit_http_config": {
+                "http2_protocol_options": {"max_concurrent_streams": streams}}}))})
+        };
+        let clusters = [
+            cluster("one", &[backend.address], fields(1)),
+            cluster("two", &[backend.address], fields(2)),
+        ];
+        let mut routes = by_name(&clusters);
+        for route in &mut routes {
+            route["route"]["prefix_rewrite"] = "/slow/".into();
+        }
+        let standing = Standing::start(side, bootstrap(&clusters, &routes), json!({})).await;
+        for (name, least) in [("one", EACH * 4), ("two", EACH * 2)] {
+            let path = format!("/{name}/{}", EACH.as_millis());
+            let began = Instant::now();
+            let asks = (0..4).map(|_| ask_for(standing.address, "a.test", &path));
+            for answer in join_all(asks).await {
+                assert_eq!(answer.unwrap().status, 200, "{name} on {side}");
+            }
+            assert!(began.elapsed() >= least, "{name} on {side}: {:?}", began.elapsed());
+        }
+    }
+}
