@@ -302,7 +302,7 @@ fn fixed(direct: &DirectResponse) -> Response<Body> {
     response
 }
 
-fn view<'a>(exchange: &Exchange, request: &'a Request<Body>, random: u64) -> RequestView<'a> {
+fn view<'a>(exchange: &'a Exchange, request: &'a Request<Body>, random: u64) -> RequestView<'a> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let is_https = exchange.origin.is_some_and(|origin| origin.is_https);
     RequestView {
@@ -312,6 +312,8 @@ fn view<'a>(exchange: &Exchange, request: &'a Request<Body>, random: u64) -> Req
         headers: request.headers(),
         scheme: if is_https { "https" } else { "http" },
         random,
+        is_client_known: exchange.connection.client().is_some(),
+        metadata: Some(&exchange.notes.metadata),
     }
 }
 

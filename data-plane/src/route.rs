@@ -23,6 +23,7 @@ use crate::chain::overrides::{FilterSet, OverrideTable};
 use crate::filtering::rate_limit::RouteRateLimits;
 use crate::format::mutation::HeaderMutations;
 use crate::matcher::header::HeaderView;
+use crate::metadata::Metadata;
 
 /// What routing looks at.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +40,10 @@ pub struct RequestView<'a> {
     pub scheme: &'a str,
     /// One random number for all that is decided by chance of this request.
     pub random: u64,
+    /// Whether the client showed a certificate. Then it was a good one: no other is let in.
+    pub is_client_known: bool,
+    /// What filters left.
+    pub metadata: Option<&'a Metadata>,
 }
 
 impl<'a> RequestView<'a> {
@@ -377,8 +382,8 @@ mod tests {
         let rest = OtherConditions {
             headers: header.into_iter().collect(),
             query: query.into_iter().collect(),
-            is_grpc: false,
             millionths: plan.millionths,
+            ..OtherConditions::default()
         };
         Route {
             name: number.to_string().into(),
@@ -468,7 +473,7 @@ mod tests {
                     path: &whole,
                     headers: &headers,
                     scheme: "http",
-                    random,
+                    random, is_client_known: false, metadata: None
                 });
                 let want = plans.iter().position(|plan| {
                     is_match(plan, &path, header.as_deref(), query.as_deref(), random)
@@ -487,6 +492,8 @@ mod tests {
             headers: &HeaderMap::new(),
             scheme: "http",
             random: 0,
+            is_client_known: false,
+            metadata: None,
         })
     }
 
@@ -530,6 +537,8 @@ mod tests {
                 headers: &headers,
                 scheme: "http",
                 random: 0,
+                is_client_known: false,
+                metadata: None,
             };
             let error = table.find(&view).err().unwrap();
             let want = if redirects { NotFound::TlsRequired } else { NotFound::NoRoute };

@@ -4,8 +4,10 @@ use http::header::CONTENT_TYPE;
 
 use super::RequestView;
 use crate::matcher::header::HeaderMatcher;
+use crate::matcher::metadata::MetadataMatcher;
 use crate::matcher::query::QueryMatcher;
 use crate::matcher::regex::Regex;
+use crate::metadata::Metadata;
 
 /// All that must hold of a request.
 #[derive(Debug)]
@@ -49,6 +51,10 @@ pub struct OtherConditions {
     pub query: Box<[QueryMatcher]>,
     /// Whether it is a gRPC request.
     pub is_grpc: bool,
+    /// Whether the client showed a good certificate, or did not.
+    pub is_client_known: Option<bool>,
+    /// All of this among what filters left.
+    pub metadata: Box<[MetadataMatcher]>,
     /// In how many of a million requests it holds (`runtime_fraction.default_value`).
     pub millionths: Option<u32>,
 }
@@ -80,6 +86,8 @@ impl OtherConditions {
         self.headers.is_empty()
             && self.query.is_empty()
             && !self.is_grpc
+            && self.is_client_known.is_none()
+            && self.metadata.is_empty()
             && self.millionths.is_none()
     }
 
@@ -89,6 +97,11 @@ impl OtherConditions {
         let query = || request.path.split_once('?').map_or("", |(_, query)| query);
         self.millionths.is_none_or(|part| request.random % 1_000_000 < u64::from(part))
             && (!self.is_grpc || is_grpc(request))
+            && self.is_client_known.is_none_or(|known| known == request.is_client_known)
+            && self.metadata.iter().all(|matcher| match request.metadata {
+                Some(metadata) => matcher.matches(metadata),
+                None => matcher.matches(&Metadata::default()),
+            })
             && self.headers.iter().all(|matcher| matcher.matches(&view))
             && (self.query.is_empty() || {
                 let query = query();

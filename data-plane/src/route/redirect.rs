@@ -149,6 +149,8 @@ mod tests {
             headers: &HeaderMap::new(),
             scheme,
             random: 0,
+            is_client_known: false,
+            metadata: None,
         };
         let response = redirect.respond(&request, "/a".len());
         assert_eq!(response.status(), StatusCode::FOUND);

@@ -1,7 +1,7 @@
 //! Compiles `RouteMatch`: when a route is the one.
 
 use xds_proto::envoy::config::route::v3::RouteMatch;
-use xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
+use xds_proto::envoy::config::route::v3::route_match::{PathSpecifier, TlsContextMatchOptions};
 use xds_proto::field::{At, FieldError, each, required};
 use xds_proto::fields;
 
@@ -13,9 +13,12 @@ use crate::route::condition::{Condition, OtherConditions, PathCondition, PathKin
 /// Compiles the conditions of a route, and the template of its path if it has one.
 pub(super) fn compile(message: RouteMatch) -> Result<(Condition, Option<UriTemplate>), FieldError> {
     fields!(message: RouteMatch,
-        read: [path_specifier, case_sensitive, runtime_fraction, headers, query_parameters, grpc],
+        read: [
+            path_specifier, case_sensitive, runtime_fraction, headers, query_parameters, grpc,
+            tls_context, dynamic_metadata,
+        ],
         ignore: [],
-        refuse: [cookies, tls_context, dynamic_metadata, filter_state]);
+        refuse: [cookies, filter_state]);
     let case_sensitive = case_sensitive.is_none_or(|value| value.value);
     let specifier = required(path_specifier, "path_specifier")?;
     let (path, template) = match specifier {
@@ -30,10 +33,23 @@ pub(super) fn compile(message: RouteMatch) -> Result<(Condition, Option<UriTempl
         headers: each(headers, "headers", matcher::header)?.into(),
         query: each(query_parameters, "query_parameters", matcher::query)?.into(),
         is_grpc: grpc.is_some(),
+        is_client_known: tls_context.map(client).transpose().at("tls_context")?.flatten(),
+        metadata: each(dynamic_metadata, "dynamic_metadata", matcher::metadata)?.into(),
         millionths: runtime_fraction.map(matcher::fraction).transpose().at("runtime_fraction")?,
     };
     let rest = (!rest.is_empty()).then(|| Box::new(rest));
     Ok((Condition { path, rest }, template))
+}
+
+/// Whether the client has to show a certificate: one that is no good is never let in.
+fn client(message: TlsContextMatchOptions) -> Result<Option<bool>, FieldError> {
+    fields!(message: TlsContextMatchOptions, read: [presented, validated], ignore: [], refuse: []);
+    match (presented.map(|is| is.value), validated.map(|is| is.value)) {
+        (Some(presented), Some(validated)) if presented != validated => {
+            Err(FieldError::invalid("no certificate is shown and not validated")).at("validated")
+        }
+        (presented, validated) => Ok(presented.or(validated)),
+    }
 }
 
 /// An expression says itself what case means.
@@ -94,8 +110,11 @@ mod tests {
             ),
             ("{connect_matcher: {}}", "connect_matcher: not supported"),
             ("{path_match_policy: {name: x}}", "path_match_policy.typed_config: required"),
-            ("{prefix: /, tls_context: {}}", "tls_context: not supported"),
-            ("{prefix: /, dynamic_metadata: [{}]}", "dynamic_metadata: not supported"),
+            (
+                "{prefix: /, tls_context: {presented: true, validated: false}}",
+                "tls_context.validated: no certificate is shown and not validated",
+            ),
+            ("{prefix: /, dynamic_metadata: [{filter: f}]}", "dynamic_metadata[0].path: required"),
             ("{prefix: /, filter_state: [{}]}", "filter_state: not supported"),
             ("{prefix: /, headers: [{name: ''}]}", "headers[0].name: required"),
             ("{prefix: /, runtime_fraction: {}}", "runtime_fraction.default_value: required"),

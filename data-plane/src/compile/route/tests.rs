@@ -29,7 +29,16 @@ fn headers(lines: &[(&str, &str)]) -> HeaderMap {
 static GET: Method = Method::GET;
 
 fn view<'a>(path: &'a str, headers: &'a HeaderMap, random: u64) -> RequestView<'a> {
-    RequestView { method: &GET, host: "example.com", path, headers, scheme: "http", random }
+    RequestView {
+        method: &GET,
+        host: "example.com",
+        path,
+        headers,
+        scheme: "http",
+        random,
+        is_client_known: false,
+        metadata: None,
+    }
 }
 
 /// The cluster or status that `GET path` (or `METHOD path`) of a host gets.

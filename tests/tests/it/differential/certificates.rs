@@ -62,7 +62,14 @@ async fn told(manager: Value, name: &str, is_required: bool) {
                 "tls_certificates": [{"certificate_chain": {"inline_string": certificate},
                     "private_key": {"inline_string": key.serialize_pem()}}],
                 "validation_context": {"trusted_ca": {"inline_string": authority}}}}});
-        let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]);
+        let known = |how: Value, says: &str| {
+            json!({"match": {"prefix": "/", "tls_context": how}, "route": {"cluster": "a"},
+            "request_headers_to_add": [{"header": {"key": "x-known", "value": says}}]})
+        };
+        let routes = json!([
+            known(json!({"presented": true, "validated": true}), "yes"),
+            known(json!({"presented": false}), "no")
+        ]);
         let mut all = vec![listener, documents::raw_routes("r", &routes)];
         all.extend(documents::raw_cluster("a", address));
         all
@@ -83,7 +90,10 @@ async fn told(manager: Value, name: &str, is_required: bool) {
                         Err(error) => Err(error),
                     };
                     let one = match answer {
-                        Ok(answer) => answer.json()["headers"]["x-forwarded-client-cert"].clone(),
+                        Ok(answer) => {
+                            let headers = &answer.json()["headers"];
+                            json!([headers["x-forwarded-client-cert"], headers["x-known"]])
+                        }
                         Err(_) => json!("refused"),
                     };
                     seen.insert(format!("{who} {header:?}"), one);

@@ -9,6 +9,7 @@ use super::Case;
 pub(super) fn all() -> Vec<Case> {
     let mut all: Vec<Case> = OPERATORS.iter().map(|(name, text)| operator(name, text)).collect();
     all.extend(changes());
+    all.push(left());
     all.extend(matches());
     all.extend(hosts());
     all.extend(redirects());
@@ -39,6 +40,16 @@ fn table(name: &'static str, hosts: Value, asks: Vec<Ask>) -> Case {
 /// One virtual host with these routes.
 fn case(name: &'static str, routes: Value, asks: Vec<Ask>) -> Case {
     table(name, json!([{"name": "all", "domains": ["*"], "routes": routes}]), asks)
+}
+
+/// Routes by what filters left: here nothing.
+fn left() -> Case {
+    let route = |prefix: &str, inverts: bool| {
+        let value = json!({"filter": "x", "path": [{"key": "y"}], "value": {"present_match": true}, "invert": inverts});
+        json!({"match": {"prefix": prefix, "dynamic_metadata": [value]}, "direct_response": {"status": 200}})
+    };
+    let asks = ["/there", "/not"].map(get).to_vec();
+    case("routes by what filters left", json!([route("/there", false), route("/not", true)]), asks)
 }
 
 /// What `operator` comes to in a header of the request, and in one of the response.
