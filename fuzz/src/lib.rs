@@ -86,6 +86,13 @@ fn pieces(bytes: &[u8], size: usize, mut follow: impl FnMut(&[u8]) -> Progress) 
     }
 }
 
+/// How much passed, and why no more. Of a body that breaks a rule, more or less may have passed before
+/// that was seen: its connection ends in any case.
+fn told(progress: Progress) -> (Option<usize>, Stop) {
+    let counts = !matches!(progress.stop, Stop::BadBody(_));
+    (counts.then_some(progress.pass), progress.stop)
+}
+
 /// The first byte says how large the pieces are; the rest is what a client says. However it comes, the
 /// same passes; and the first head that passes says to another parser what it says to this one.
 pub fn requests(data: &[u8]) {
@@ -94,7 +101,7 @@ pub fn requests(data: &[u8]) {
     let all = whole.follow(bytes);
     let mut apart = Requests::new(RULES);
     let again = pieces(bytes, usize::from(size) + 1, |bytes| apart.follow(bytes));
-    assert_eq!((all, whole.heads()), (again, apart.heads()));
+    assert_eq!((told(all), whole.heads()), (told(again), apart.heads()));
     if whole.heads() == 0 {
         return;
     }
@@ -126,7 +133,7 @@ pub fn responses(data: &[u8]) {
     let (mut whole, mut apart) = (new(), new());
     let all = whole.follow(bytes);
     let again = pieces(bytes, usize::from(flags / 2) + 1, |bytes| apart.follow(bytes));
-    assert_eq!((all, whole.is_idle()), (again, apart.is_idle()));
+    assert_eq!((told(all), whole.is_idle()), (told(again), apart.is_idle()));
     if all.pass == 0 {
         return;
     }
