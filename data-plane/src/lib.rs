@@ -27,3 +27,4 @@ pub mod body;
 pub mod telemetry;
 pub mod bootstrap;
 pub mod reference;
+mod delegate;

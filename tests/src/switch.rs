@@ -14,15 +14,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use crate::wait;
 use crate::wire::{parse_head, read_until};
 
 /// What is not there within this does not come.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long before something drastic, so that what was said before is read.
-const MOMENT: Duration = Duration::from_millis(100);
 
 /// What is said after the switch, by either side.
 #[derive(Debug)]
@@ -115,7 +113,8 @@ impl Tunnel {
 }
 
 /// An upstream that switches protocols. What it does then is said by the path: `/echo`; `/bye` says
-/// something and ends; `/break` says something and breaks off; `/hold` says something and never ends.
+/// something and ends; `/break` says
+/// something and breaks off once it is answered; `/hold` says something and never ends.
 /// `/no` is refused, `/ok` answered with 200 by HTTP/1.1.
 #[derive(Debug)]
 pub struct Switching {
@@ -147,12 +146,11 @@ impl Switching {
 
     /// What it was asked since the last time, and how each tunnel ended for it, once all have, or will not.
     pub async fn take_seen(&self) -> Vec<Value> {
-        for _ in 0..PATIENCE.as_millis() / 10 {
-            if self.seen.lock().unwrap().iter().all(|one| !one["end"].is_null()) {
-                break;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
+        let _ = wait::until_or(PATIENCE, || async {
+            let all_ended = self.seen.lock().unwrap().iter().all(|one| !one["end"].is_null());
+            all_ended.then_some(()).ok_or(())
+        })
+        .await;
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 }
@@ -236,7 +234,8 @@ async fn play(path: &str, mut tunnel: Tunnel, (seen, place): (Seen, usize)) {
     let ended = match path {
         "/break" => {
             tunnel.write("break").await;
-            sleep(MOMENT).await;
+            // What was said before is heard, then.
+            let _ = tunnel.read().await;
             tunnel.reset();
             return note_end(&seen, place, "own");
         }

@@ -2,15 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,6 +17,7 @@ use xds_proto::convert::Address;
 use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::protocol::{ConnectionConfig, TcpKeepalive};
 use crate::cluster::purpose::Purpose;
+use crate::delegate::delegate;
 use crate::tls::client::{ClientTls, Offer};
 
 /// How to connect to an endpoint. Clusters that mean the same share it, and with it a pool.
@@ -198,52 +197,6 @@ impl Stream {
 pub(crate) enum Plain {
     Tcp(TcpStream),
     Unix(UnixStream),
-}
-
-macro_rules! delegate {
-    ($Type:ident: $($Variant:ident),+) => {
-        impl AsyncRead for $Type {
-            fn poll_read(
-                self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                buffer: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$Variant(io) => Pin::new(io).poll_read(context, buffer)),+ }
-            }
-        }
-
-        impl AsyncWrite for $Type {
-            fn poll_write(
-                self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                bytes: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                match self.get_mut() { $(Self::$Variant(io) => Pin::new(io).poll_write(context, bytes)),+ }
-            }
-
-            fn poll_write_vectored(
-                self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                parts: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                match self.get_mut() {
-                    $(Self::$Variant(io) => Pin::new(io).poll_write_vectored(context, parts)),+
-                }
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                match self { $(Self::$Variant(io) => io.is_write_vectored()),+ }
-            }
-
-            fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$Variant(io) => Pin::new(io).poll_flush(context)),+ }
-            }
-
-            fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$Variant(io) => Pin::new(io).poll_shutdown(context)),+ }
-            }
-        }
-    };
 }
 
 delegate!(Stream: Plain, Tls);

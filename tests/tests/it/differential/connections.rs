@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use gateway_tests::client::{Ask, Connection};
 use gateway_tests::gateway::folder;
+use gateway_tests::wait;
 use gateway_tests::wire::Upstream;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
 use super::bytes::both;
 use super::streams::{resources, to_a};
@@ -21,19 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(4);
 async fn lasts(mut connection: Connection, pauses: &[u64]) -> Value {
     let (mut answers, mut says_close) = (0, false);
     for pause in pauses {
-        sleep(Duration::from_millis(*pause)).await;
-        if connection.is_closed() {
+        if closes(&connection, Duration::from_millis(*pause)).await {
             break;
         }
         let Ok(answer) = connection.ask(&Ask::get("a.test", "/")).await else { break };
         answers += 1;
         says_close = answer.header("connection") == Some("close");
     }
-    let end = Instant::now() + PATIENCE;
-    while !connection.is_closed() && Instant::now() < end {
-        sleep(Duration::from_millis(20)).await;
-    }
-    json!([answers, says_close, connection.is_closed()])
+    json!([answers, says_close, closes(&connection, PATIENCE).await])
+}
+
+/// Whether a connection ends within this.
+async fn closes(connection: &Connection, limit: Duration) -> bool {
+    let closed = async || connection.is_closed().then_some(()).ok_or(());
+    wait::until_or(limit, closed).await.is_ok()
 }
 
 async fn told(address: SocketAddr, pauses: &[&[u64]]) -> Result<Value> {

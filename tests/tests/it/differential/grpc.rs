@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::bytes::both;
 
 const SERVER: &str = r#"
-import time, grpc
+import threading, grpc
 from concurrent import futures
 def unary(request, context):
     metadata = dict(context.invocation_metadata())
@@ -21,13 +21,18 @@ def unary(request, context):
 def left(request, context):
     left = context.time_remaining()
     return b"none" if left is None or left > 1e6 else str(round(left)).encode()
+def over(context):
+    over = threading.Event()
+    context.add_callback(over.set)
+    return over
 def slow(request, context):
-    time.sleep(2)
+    over(context).wait(10)
     return b"late"
 def drip(request, context):
+    ended = over(context)
     for _ in range(20):
         yield b"drip"
-        time.sleep(0.2)
+        if ended.wait(0.2): return
 def fail(requests, context):
     for request in requests: pass
     context.set_trailing_metadata((("x-last", "2"),))

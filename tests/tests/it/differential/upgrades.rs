@@ -46,6 +46,8 @@ enum Client {
     /// Says something, and leaves once it has heard it.
     Echoes,
     Listens,
+    /// Says something once it has heard something.
+    Answers,
     /// Says its last byte once it has heard something.
     Finishes,
     /// Breaks off then.
@@ -75,6 +77,10 @@ async fn told(
             Client::Echoes => drop(tunnel),
             Client::Breaks => tunnel.reset(),
             Client::Listens => rest = tunnel.rest().await,
+            Client::Answers => {
+                tunnel.write("heard").await;
+                rest = tunnel.rest().await;
+            }
             Client::Finishes => {
                 tunnel.finish().await;
                 rest = tunnel.rest().await;
@@ -116,7 +122,7 @@ async fn tunnels_begin_and_end_as_with_envoy() {
                     for (path, client) in [
                         ("/echo", Client::Echoes),
                         ("/bye", Client::Listens),
-                        ("/break", Client::Listens),
+                        ("/break", Client::Answers),
                         ("/hold", Client::Finishes),
                         ("/hold", Client::Breaks),
                         ("/no", Client::Listens),
@@ -257,7 +263,7 @@ async fn tunnels_are_logged_as_in_envoy() {
                     for (path, client) in [
                         ("/echo", Client::Echoes),
                         ("/bye", Client::Listens),
-                        ("/break", Client::Listens),
+                        ("/break", Client::Answers),
                         ("/hold", Client::Breaks),
                         ("/hold", Client::Listens),
                         ("/no", Client::Listens),

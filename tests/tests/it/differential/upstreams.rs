@@ -52,30 +52,37 @@ fn cluster(name: &str, endpoints: &[SocketAddr], fields: Value) -> Value {
     cluster
 }
 
+/// How long a request takes where four must take turns.
+const EACH: Duration = Duration::from_millis(400);
+
+/// Asks four times at once by each name: one after the other takes four times as long as one, two beside
+/// each other twice.
+async fn four_take_turns(side: &str, clusters: &[Value], names: &[(&str, u32)]) {
+    let mut routes = by_name(clusters);
+    for route in &mut routes {
+        route["route"]["prefix_rewrite"] = "/slow/".into();
+    }
+    let standing = Standing::start(side, bootstrap(clusters, &routes), json!({})).await;
+    for (name, turns) in names {
+        let path = format!("/{name}/{}", EACH.as_millis());
+        let began = Instant::now();
+        let asks = (0..4).map(|_| ask_for(standing.address, "a.test", &path));
+        for answer in join_all(asks).await {
+            assert_eq!(answer.unwrap().status, 200, "{name} on {side}");
+        }
+        assert!(began.elapsed() >= EACH * *turns, "{name} on {side}: {:?}", began.elapsed());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_endpoint_has_so_many_connections_and_no_more() {
-    const EACH: Duration = Duration::from_millis(400);
     for side in sides("each_endpoint_has_so_many_connections_and_no_more") {
         let backends = [Backend::start("a").await, Backend::start("b").await];
         let both = backends.each_ref().map(|backend| backend.address);
         let limit = json!({"circuit_breakers": {"per_host_thresholds": [
             {"priority": "HIGH", "max_connections": 9}, {"max_connections": 1}, {"max_connections": 9}]}});
         let clusters = [cluster("one", &both[..1], limit.clone()), cluster("two", &both, limit)];
-        let mut routes = by_name(&clusters);
-        for route in &mut routes {
-            route["route"]["prefix_rewrite"] = "/slow/".into();
-        }
-        let standing = Standing::start(side, bootstrap(&clusters, &routes), json!({})).await;
-        // A connection serves one request after the other: four over one take four times as long, over two twice.
-        for (name, least) in [("one", EACH * 4), ("two", EACH * 2)] {
-            let path = format!("/{name}/{}", EACH.as_millis());
-            let began = Instant::now();
-            let asks = (0..4).map(|_| ask_for(standing.address, "a.test", &path));
-            for answer in join_all(asks).await {
-                assert_eq!(answer.unwrap().status, 200, "{name} on {side}");
-            }
-            assert!(began.elapsed() >= least, "{name} on {side}: {:?}", began.elapsed());
-        }
+        four_take_turns(side, &clusters, &[("one", 4), ("two", 2)]).await;
     }
 }
 
@@ -200,7 +207,6 @@ async fn a_connection_carries_so_many_requests_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_of_http2_carries_so_many_streams_at_a_time() {
-    const EACH: Duration = Duration::from_millis(400);
     for side in sides("a_connection_of_http2_carries_so_many_streams_at_a_time") {
         let backend = Backend::start("a").await;
         let fields = |streams: u32| {
@@ -212,19 +218,6 @@ async fn a_connection_of_http2_carries_so_many_streams_at_a_time() {
             cluster("one", &[backend.address], fields(1)),
             cluster("two", &[backend.address], fields(2)),
         ];
-        let mut routes = by_name(&clusters);
-        for route in &mut routes {
-            route["route"]["prefix_rewrite"] = "/slow/".into();
-        }
-        let standing = Standing::start(side, bootstrap(&clusters, &routes), json!({})).await;
-        for (name, least) in [("one", EACH * 4), ("two", EACH * 2)] {
-            let path = format!("/{name}/{}", EACH.as_millis());
-            let began = Instant::now();
-            let asks = (0..4).map(|_| ask_for(standing.address, "a.test", &path));
-            for answer in join_all(asks).await {
-                assert_eq!(answer.unwrap().status, 200, "{name} on {side}");
-            }
-            assert!(began.elapsed() >= least, "{name} on {side}: {:?}", began.elapsed());
-        }
+        four_take_turns(side, &clusters, &[("one", 4), ("two", 2)]).await;
     }
 }
