@@ -7,12 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use gateway_benches::cost::{cpu, resident_kib};
+use gateway_benches::cost::cpu;
 use gateway_benches::figures::spread;
 use gateway_benches::subscriber::{Subscriber, Versions};
 use gateway_tests::client;
 use gateway_tests::documents::raw_cluster;
 use gateway_tests::gateway::ControlPlane;
+use gateway_tests::process::resident_kib;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use xds_proto::resource::ResourceType;

@@ -3,14 +3,6 @@
 use std::fs;
 use std::time::Duration;
 
-/// Resident memory of a process in KiB.
-pub fn resident_kib(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.and_then(|number| number.parse().ok()).unwrap_or_default()
-}
-
 /// CPU time of all threads of a process, user and kernel, to the nanosecond.
 pub fn cpu(process: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();

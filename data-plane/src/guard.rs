@@ -296,9 +296,11 @@ pub fn response(head: &mut response::Parts, asked_upgrade: bool) -> Result<(), B
     let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(encoding) = encodings.next() {
         let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
-        if !is_chunked || encodings.next().is_some() || head.headers.contains_key(CONTENT_LENGTH) {
+        if !is_chunked || encodings.next().is_some() {
             return Err(BadResponse);
         }
+        // Both together come this far only where the cluster allows it; the encoding counts then.
+        head.headers.remove(CONTENT_LENGTH);
     }
     let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next()
@@ -492,7 +494,9 @@ mod tests {
         };
         let chunked = ("transfer-encoding", "chunked");
         assert!(response(&mut head(200, &[chunked]), false).is_ok());
-        assert!(response(&mut head(200, &[chunked, ("content-length", "1")]), false).is_err());
+        let mut both = head(200, &[chunked, ("content-length", "1")]);
+        response(&mut both, false).unwrap();
+        assert!(both.headers.is_empty(), "the encoding counts, and is dropped hop by hop");
         assert!(response(&mut head(200, &[("transfer-encoding", "gzip")]), false).is_err());
         assert!(response(&mut head(200, &[("content-length", "x")]), false).is_err());
         assert!(response(&mut head(101, &[]), false).is_err());

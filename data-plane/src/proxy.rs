@@ -87,8 +87,9 @@ pub async fn serve(
         }
         // To the codec it has switched, so that the body is what goes through the tunnel.
         Some(client) if exchange.version == Version::HTTP_2 && response.status().is_success() => {
-            let tasks = connection.worker().tasks.clone();
-            upgrade::without_switch(&tasks, client, reply(exchange, response, None))
+            let limits = (response.body().deadlines(), Rc::clone(&exchange.activity));
+            let response = reply(exchange, response, None);
+            upgrade::without_switch(Rc::clone(connection), client, response, limits)
         }
         _ => reply(exchange, response, stream.as_deref()),
     }
@@ -384,22 +385,19 @@ fn reply(
     if exchange.why != Some(Why::ClientClosed) {
         exchange.note_response(response.status(), response.headers());
     }
-    let flow = Arc::clone(&exchange.connection.flow);
+    // A connection of HTTP/2 has no flow of its own: its streams have.
+    let flow = is_http1.then(|| Arc::clone(&exchange.connection.flow));
     let has_trailers = has_trailers(&exchange);
     response.map(|mut body| {
         if !has_trailers {
             body = body.without_trailers();
         }
-        let body = match stream {
-            None => Outgoing::new(body, Some(flow)),
-            Some(stream) => {
-                if !body.is_empty() {
-                    stream.begin(Rc::clone(&exchange.response), body.deadlines());
-                }
-                Outgoing::new(body, None)
-            }
-        };
-        ReplyBody { body, exchange: Some(exchange), broken: None }
+        if let Some(stream) = stream
+            && !body.is_empty()
+        {
+            stream.begin(Rc::clone(&exchange.response), body.deadlines());
+        }
+        ReplyBody { body: Outgoing::new(body, flow), exchange: Some(exchange), broken: None }
     })
 }
 

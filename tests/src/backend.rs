@@ -28,7 +28,7 @@ const SEEN_MAX: usize = 100;
 pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
-    hits: Arc<AtomicUsize>,
+    requests: Arc<Requests>,
     connections: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
     seen: Arc<Mutex<Vec<Value>>>,
@@ -55,8 +55,8 @@ impl Backend {
     async fn start_over(address: SocketAddr, name: &'static str, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let hits = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&hits);
+        let requests = Arc::<Requests>::default();
+        let count = Arc::clone(&requests);
         let connections = Arc::new(AtomicUsize::new(0));
         let accepted = Arc::clone(&connections);
         let open = Arc::new(AtomicUsize::new(0));
@@ -87,7 +87,7 @@ impl Backend {
                 });
             }
         });
-        Self { address, hits, connections, open, seen, task }
+        Self { address, requests, connections, open, seen, task }
     }
 
     /// What it was asked of late, as it echoed it.
@@ -112,7 +112,12 @@ impl Backend {
 
     /// How many requests it has seen.
     pub fn hits(&self) -> usize {
-        self.hits.load(Ordering::Relaxed)
+        self.requests.all.load(Ordering::Relaxed)
+    }
+
+    /// How many requests it has had in hand at once, at most, since this was asked last.
+    pub fn take_most(&self) -> usize {
+        self.requests.most.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -122,7 +127,24 @@ impl Drop for Backend {
     }
 }
 
-/// One open connection, as long as it lives.
+/// How many requests there were, and are in hand.
+#[derive(Debug, Default)]
+struct Requests {
+    all: AtomicUsize,
+    now: Arc<AtomicUsize>,
+    most: AtomicUsize,
+}
+
+impl Requests {
+    fn begin(&self) -> Open {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        let one = Open::new(&self.now);
+        self.most.fetch_max(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        one
+    }
+}
+
+/// One open connection or request, as long as it lives.
 struct Open(Arc<AtomicUsize>);
 
 impl Open {
@@ -148,11 +170,15 @@ struct Client {
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     (name, client): (&'static str, Client),
-    (count, noted): (Arc<AtomicUsize>, Arc<Mutex<Vec<Value>>>),
+    (count, noted): (Arc<Requests>, Arc<Mutex<Vec<Value>>>),
 ) {
     let service = service_fn(move |request| {
-        count.fetch_add(1, Ordering::Relaxed);
-        answer(name, client.clone(), request, Arc::clone(&noted))
+        let (one, client, noted) = (count.begin(), client.clone(), Arc::clone(&noted));
+        async move {
+            let answer = answer(name, client, request, noted).await;
+            drop(one);
+            answer
+        }
     });
     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;

@@ -135,3 +135,15 @@ fn build() -> PathBuf {
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     folder
 }
+
+/// Resident memory of a process, in KiB.
+pub fn resident_kib(process: u32) -> u64 {
+    status_of(process, "VmRSS:")
+}
+
+/// A number that the kernel tells of a process.
+pub fn status_of(process: u32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}

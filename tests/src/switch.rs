@@ -22,6 +22,9 @@ use crate::wire::{parse_head, read_until};
 /// What is not there within this does not come.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The answer to `/long`.
+pub const LONG_BYTES: usize = 200 * 1024;
+
 /// What is said after the switch, by either side.
 #[derive(Debug)]
 pub enum Tunnel {
@@ -115,7 +118,7 @@ impl Tunnel {
 /// An upstream that switches protocols. What it does then is said by the path: `/echo`; `/bye` says
 /// something and ends; `/break` says
 /// something and breaks off once it is answered; `/hold` says something and never ends.
-/// `/no` is refused, `/ok` answered with 200 by HTTP/1.1.
+/// `/no` is refused, `/ok` and `/long` answered with 200 by HTTP/1.1.
 #[derive(Debug)]
 pub struct Switching {
     /// Where it listens.
@@ -185,7 +188,12 @@ async fn serve(stream: TcpStream, seen: Seen, says_so: bool) {
         let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         let place = note(&seen, parse_head(&head));
+        let long = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {LONG_BYTES}\r\n\r\n{}",
+            "x".repeat(LONG_BYTES)
+        );
         let answer = match &*path {
+            "/long" => &*long,
             "/no" => "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno",
             "/ok" => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
             _ if head.contains("upgrade: websocket") => {

@@ -34,8 +34,6 @@ pub struct L4RouteSpec {
     pub hostnames: Vec<String>,
     /// Its only rule.
     pub rules: Vec<L4Rule>,
-    /// Whether it attaches to default gateways.
-    pub use_default_gateways: Option<String>,
 }
 
 /// The rule of a route of connections.

@@ -88,7 +88,7 @@ impl TypeTable {
     fn new(entries: Box<[Arc<Entry>]>, names: Arc<[Arc<str>]>, step: Option<Step>) -> Self {
         let version = version_of(&entries);
         let aliases = entries.iter().enumerate().flat_map(|(place, entry)| {
-            entry.aliases.iter().map(move |alias| (alias.to_ascii_lowercase().into(), place))
+            entry.aliases.iter().map(move |alias| (alias_key(alias).into(), place))
         });
         let aliases = aliases.collect();
         Self { entries, version, names, aliases, step, whole: Default::default() }
@@ -100,6 +100,7 @@ impl TypeTable {
         if self.aliases.is_empty() {
             return None;
         }
+        let name = alias_key(name);
         let (table, host) = name.rsplit_once('/')?;
         let find = |parts: [&str; 2]| {
             let alias = [table, "/", parts[0], parts[1]].concat();
@@ -157,6 +158,14 @@ impl TypeTable {
 
 /// The field of both kinds of response that holds the resources.
 pub const RESOURCES_TAG: u32 = 2;
+
+/// `TABLE/HOST` with the host in lower case: hosts have no case, tables have.
+fn alias_key(alias: &str) -> String {
+    match alias.rsplit_once('/') {
+        Some((table, host)) => [table, "/", &host.to_ascii_lowercase()].concat(),
+        None => alias.to_owned(),
+    }
+}
 
 /// The version of resources that are sorted by name.
 pub fn version_of(entries: &[Arc<Entry>]) -> Version {

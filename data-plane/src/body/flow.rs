@@ -56,6 +56,7 @@ pub struct Flow {
     read_max: usize,
     feeds_stream: AtomicBool,
     is_large: AtomicBool,
+    is_tunnel: AtomicBool,
     large: LargeBodies,
     is_paused: AtomicBool,
     paused: AtomicWaker,
@@ -74,6 +75,7 @@ impl Flow {
             read_max,
             feeds_stream: AtomicBool::new(false),
             is_large: AtomicBool::new(false),
+            is_tunnel: AtomicBool::new(false),
             large,
             is_paused: AtomicBool::new(false),
             paused: AtomicWaker::new(),
@@ -93,6 +95,12 @@ impl Flow {
     pub fn end(&self) {
         self.end_large();
         self.resume();
+    }
+
+    /// What is read from here on is no message, and is read in small pieces.
+    pub fn become_tunnel(&self) {
+        self.is_tunnel.store(true, Relaxed);
+        self.end();
     }
 
     fn end_large(&self) {
@@ -120,6 +128,7 @@ impl Flow {
     fn piece_bytes(&self) -> usize {
         let read = self.read.load(Relaxed);
         let bytes = match self.feeds_stream.load(Relaxed) {
+            _ if self.is_tunnel.load(Relaxed) => PIECE_BYTES,
             true if read < LARGE_STREAM_BYTES => STREAM_PIECE_BYTES,
             true => self.share(LARGE_STREAM_PIECE_BYTES),
             false if read < LARGE_BYTES => PIECE_BYTES,
@@ -246,6 +255,8 @@ impl http_body::Body for Outgoing {
         let polled = Pin::new(&mut this.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
+            // The connection that the last piece came from may serve others by now.
+            && !this.body.is_end_stream()
         {
             throttle.take(u64::try_from(data.len()).unwrap_or(u64::MAX));
         }

@@ -164,13 +164,21 @@ fn lookups<'a>(
         });
         Some(match found {
             Ok(answer) => {
+                if failures > 0 {
+                    tracing::info!(cluster = &**cluster, name, failures, "lookup succeeds again");
+                }
                 let pause = dns.pace.after_answer(answer.ttl);
                 ((name, Some(answer.addresses)), (pause, 0))
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::debug!(cluster = &**cluster, name, error, "lookup failed");
                 let failures = failures + 1_u32;
+                // Once, not each time that it fails again.
+                if failures == 1 {
+                    tracing::warn!(cluster = &**cluster, name, error, "lookup failed");
+                } else {
+                    tracing::debug!(cluster = &**cluster, name, error, failures, "lookup failed");
+                }
                 ((name, None), (dns.pace.after_failure(failures), failures))
             }
         })

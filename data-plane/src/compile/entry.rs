@@ -1,6 +1,6 @@
 //! The network filters of a chain that come before its last one.
 
-use prost::{Message, Name};
+use prost::Name;
 use xds_proto::convert::optional_duration;
 use xds_proto::envoy::config::core::v3::RuntimeFeatureFlag;
 use xds_proto::envoy::config::listener::v3 as api;
@@ -22,14 +22,12 @@ pub(super) fn compile(message: api::Filter) -> Result<Option<EntryFilter>, Field
             return Err(FieldError::unsupported()).at("config_discovery");
         }
     };
-    let invalid = |error: prost::DecodeError| FieldError::invalid(error.to_string());
-    let bytes = config.value.as_slice();
     let filter = if config.type_url == limit::ConnectionLimit::type_url() {
-        let message = limit::ConnectionLimit::decode(bytes).map_err(invalid);
-        message.and_then(connection_limit).map(|limit| limit.map(EntryFilter::Limit))
+        let limit = super::unpack(&config).and_then(connection_limit);
+        limit.map(|limit| limit.map(EntryFilter::Limit))
     } else if config.type_url == Rbac::type_url() {
-        let message = Rbac::decode(bytes).map_err(invalid);
-        message.and_then(ConnectionRbac::compile).map(|rules| Some(EntryFilter::Rbac(rules)))
+        let rules = super::unpack::<Rbac>(&config).and_then(ConnectionRbac::compile);
+        rules.map(|rules| Some(EntryFilter::Rbac(rules)))
     } else {
         super::listener::unknown_extension("network filter before the last", &config)
     };

@@ -1,6 +1,6 @@
 //! How names of headers are written in HTTP/1 (`HeaderKeyFormat`).
 
-use prost::{Message, Name};
+use prost::Name;
 use xds_proto::envoy::config::core::v3::TypedExtensionConfig;
 use xds_proto::envoy::config::core::v3::http1_protocol_options::HeaderKeyFormat;
 use xds_proto::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
@@ -10,12 +10,14 @@ use xds_proto::fields;
 
 /// Whether names of messages that come are kept as they are written.
 pub(super) fn keeps(message: Option<HeaderKeyFormat>) -> Result<bool, FieldError> {
-    let Some(message) = message else { return Ok(false) };
-    let format = match required(message.header_format, "header_format")? {
+    message.map(format).transpose().at("header_key_format").map(|format| format.is_some())
+}
+
+fn format(message: HeaderKeyFormat) -> Result<(), FieldError> {
+    match required(message.header_format, "header_format")? {
         HeaderFormat::ProperCaseWords(_) => Err(FieldError::unsupported()).at("proper_case_words"),
         HeaderFormat::StatefulFormatter(extension) => stateful(extension).at("stateful_formatter"),
-    };
-    format.at("header_key_format").map(|()| true)
+    }
 }
 
 fn stateful(message: TypedExtensionConfig) -> Result<(), FieldError> {
@@ -23,9 +25,7 @@ fn stateful(message: TypedExtensionConfig) -> Result<(), FieldError> {
     if config.type_url != api::PreserveCaseFormatterConfig::type_url() {
         return super::listener::unknown_extension("header formatter", &config).at("typed_config");
     }
-    let message = api::PreserveCaseFormatterConfig::decode(config.value.as_slice())
-        .map_err(|error| FieldError::invalid(error.to_string()))
-        .at("typed_config")?;
+    let message = super::unpack::<api::PreserveCaseFormatterConfig>(&config).at("typed_config")?;
     fields!(message: api::PreserveCaseFormatterConfig,
         read: [],
         ignore: [],

@@ -34,6 +34,9 @@ pub(super) fn add(all: &mut SocketOptions, message: api::SocketOption) -> Result
     let count = u32::try_from(number).map_err(|_| FieldError::invalid("must not be below 0"));
     let count = count.at("int_value")?;
     let seconds = Duration::from_secs(count.into());
+    if matches!((level, name), TCP_KEEPIDLE | TCP_KEEPINTVL | TCP_KEEPCNT) && count == 0 {
+        return Err(FieldError::invalid("must be above 0")).at("int_value");
+    }
     match (level, name) {
         SOCKET_KEEPALIVE => all.keepalive = Some(count != 0),
         TCP_KEEPIDLE => all.idle = Some(seconds),

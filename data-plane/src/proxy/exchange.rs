@@ -367,6 +367,9 @@ impl Drop for Exchange {
         let took = self.started.elapsed();
         self.count(took);
         log::write(self, took);
+        if self.version < Version::HTTP_2 {
+            self.connection.flow.end();
+        }
         self.view.stats().requests_active.decrement();
         self.connection.request_ended();
     }

@@ -290,9 +290,10 @@ impl Tries<'_, '_> {
                 }
                 let told = self.plan.retry.and_then(|policy| policy.told.as_ref());
                 let told = told.and_then(|told| told.wait(headers, SystemTime::now()));
-                match (self.copy(), self.retry_slot()) {
-                    (Some(copy), Some(slot)) => Again::Yes(copy, Some(slot), told),
-                    _ => Again::No(Ok(response)),
+                let Some(slot) = self.retry_slot() else { return Again::No(Ok(response)) };
+                match self.copy() {
+                    Some(copy) => Again::Yes(copy, Some(slot), told),
+                    None => Again::No(Ok(response)),
                 }
             }
             Err(mut miss) => {
@@ -301,6 +302,7 @@ impl Tries<'_, '_> {
                 if !is_safe && !is_asked {
                     return Again::No(Err(miss));
                 }
+                self.exchange.is_exhausted = false;
                 // What nobody has acted on does not load anybody twice, so no limit is asked.
                 let slot = if is_safe { None } else { self.retry_slot() };
                 if !is_safe && slot.is_none() {

@@ -12,9 +12,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use super::ReplyBody;
+use super::connection::Connection;
 use super::exchange::Exchange;
 use crate::body::{Activity, Body, Deadlines};
 use crate::telemetry::why::Why;
@@ -42,25 +42,36 @@ pub(super) fn answer(head: &mut response::Parts, version: Version) {
     }
 }
 
-/// Sends the body of an answer through the tunnel that HTTP/2 makes of any success.
+/// Sends the body of an answer through the tunnel that HTTP/2 makes of any success, until it takes too
+/// long or the connection is cut off.
 pub(super) fn without_switch(
-    tasks: &TaskTracker,
+    connection: Rc<Connection>,
     client: OnUpgrade,
     response: Response<ReplyBody>,
+    (Deadlines { idle, end }, activity): (Deadlines, Rc<Activity>),
 ) -> Response<ReplyBody> {
     let (mut head, mut body) = response.into_parts();
     head.headers.remove(CONTENT_LENGTH);
+    let tasks = connection.worker().tasks.clone();
     tasks.spawn_local(async move {
-        let Ok(client) = client.await else { return };
-        let mut client = TokioIo::new(client);
-        while let Some(Ok(frame)) = body.frame().await {
-            let Ok(bytes) = frame.into_data() else { continue };
-            if client.write_all(&bytes).await.is_err() {
-                return;
+        let sent = async {
+            let Ok(client) = client.await else { return };
+            let mut client = TokioIo::new(client);
+            while let Some(Ok(frame)) = body.frame().await {
+                let Ok(bytes) = frame.into_data() else { continue };
+                if send(&mut client, &bytes).await.is_err() {
+                    return;
+                }
             }
+            // Dropped, it ends too.
+            client.shutdown().await.unwrap_or_default();
+        };
+        tokio::select! {
+            () = sent => {}
+            () = idle_for(idle, &activity) => {}
+            () = until(end) => {}
+            () = connection.cut_off() => {}
         }
-        // Dropped, it ends too.
-        client.shutdown().await.unwrap_or_default();
     });
     Response::from_parts(head, ReplyBody::done())
 }

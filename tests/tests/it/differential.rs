@@ -117,6 +117,7 @@ fn there_are_many_cases() {
     let count = cases::all().len() + replies::all().len() + upstream::all().len();
     let count = count + filters::all().len() + edge::all().len() + retries::all().len();
     let count = count + routing::all().len() + endpoints::all().len() + elsewhere::all().len();
+    let count = count + upstreams::all().len();
     assert!(count >= 200, "{count}");
 }
 

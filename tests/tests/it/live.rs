@@ -233,7 +233,12 @@ async fn a_listener_that_leaves_lets_go_of_its_connections_one_after_the_other()
     let revision =
         control.put_group("g", &resources(&front(next.port()), None, upstream.address)).await;
     control.node_has("n", revision).await;
-    assert!(TcpStream::connect(web).await.is_err() && TcpStream::connect(tcp).await.is_err());
+    for port in [web, tcp] {
+        wait::until("nobody to listen", LIMIT, || async {
+            if TcpStream::connect(port).await.is_err() { Ok(()) } else { Err(port) }
+        })
+        .await;
+    }
     let answer = open.http1.ask(&Ask::get("a.test", "/")).await.unwrap();
     assert_eq!(answer.header("connection"), Some("close"));
     let mut counts = Vec::new();

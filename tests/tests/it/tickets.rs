@@ -70,6 +70,8 @@ async fn a_session_of_one_proxy_is_resumed_at_another_while_both_have_its_key() 
         let client = fresh();
         assert_eq!(kind(&client, one).await, HandshakeKind::Full);
         assert_eq!(kind(&client, other).await, HandshakeKind::Resumed);
+        let own = (made.cert.der().clone(), made.signing_key.serialize_der().try_into().unwrap());
+        kind(&Arc::new(looker.config(Some(own))), strict).await;
         // The session says nothing of a certificate that this one asks for.
         let refused = session(&client, strict, "x.test").await;
         assert!(refused.is_err() || refused.unwrap().answer.is_empty());

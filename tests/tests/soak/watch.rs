@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gateway_tests::process::{resident_kib, status_of};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
@@ -58,17 +59,12 @@ impl Watch {
 }
 
 fn sample(process: u32, seconds: f64) -> Sample {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let number = |field: &str| -> f64 {
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
     let files = fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
     Sample {
         seconds,
-        rss: number("VmRSS:") * 1024.0,
+        rss: resident_kib(process) as f64 * 1024.0,
         files: files as f64,
-        threads: number("Threads:"),
+        threads: status_of(process, "Threads:") as f64,
     }
 }
 

@@ -132,7 +132,9 @@ pub(super) async fn send(
     let mut lease = Box::new(Http1Lease { connection: Some(connection), pool, in_flight: None });
     match sent.await {
         Ok(response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-            lease.connection = None;
+            if let Some(connection) = lease.connection.take() {
+                connection.flow.become_tunnel();
+            }
             lease.in_flight = in_flight.take();
             Ok(response.map(|_| Body::in_place_of(lease)))
         }

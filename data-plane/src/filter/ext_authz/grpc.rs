@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use prost::Message;
 use xds_proto::convert::to_address;
 use xds_proto::envoy::config::core::v3 as core;
@@ -51,11 +51,12 @@ impl GrpcService {
         let mut message = BytesMut::with_capacity(PREFIX + length);
         message.put_u8(0);
         message.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-        message.extend_from_slice(&check.encode_to_vec());
+        // There is room for it.
+        check.encode(&mut message).unwrap_or_default();
         let mut request = Request::new(Body::full(message.freeze()));
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = METHOD.parse().unwrap_or_default();
+        *request.uri_mut() = Uri::from_static(METHOD);
         let headers = request.headers_mut();
         headers.insert(HOST, self.authority.clone());
         headers.insert(TE, HeaderValue::from_static("trailers"));

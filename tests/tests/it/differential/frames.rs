@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use gateway_tests::gateway::folder;
+use gateway_tests::gateway::{LIMIT, folder};
 use gateway_tests::wire::Upstream;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,11 +53,16 @@ async fn settings(address: SocketAddr) -> Result<Value> {
     // What is not said is this (RFC 9113 section 6.5.2, RFC 8441 section 3).
     let mut said = BTreeMap::from([(1, 4096), (8, 0)]);
     let mut raised = 0;
-    let end = Instant::now() + Duration::from_millis(500);
-    while let Ok(frame) = timeout_at(end, client.next()).await {
-        let frame = frame?;
+    // What is said before this is answered is all that is said at the start.
+    client.0.write_all(b"\0\0\x08\x06\0\0\0\0\0settings").await?;
+    let end = Instant::now() + LIMIT;
+    let (mut is_told, mut is_answered) = (false, false);
+    while !is_told || !is_answered {
+        let frame = timeout_at(end, client.next()).await??;
         match frame.kind {
+            PING if frame.flags & ACK != 0 => is_answered = true,
             SETTINGS if frame.flags & ACK == 0 => {
+                is_told = true;
                 for one in frame.payload.chunks_exact(6) {
                     said.insert(value(&one[..2]), value(&one[2..]));
                 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use gateway_tests::authority::Authority;
 use gateway_tests::backend::Backend;
 use gateway_tests::documents;
@@ -325,6 +325,7 @@ async fn clients_may_be_known_by_their_certificate_alone() {
                     let served = served.is_ok_and(|session| session.answer.contains("200 OK"));
                     seen.insert(*who, served);
                 }
+                ensure!(seen["known"] && seen["keyed"], "{seen:?}");
                 Ok(json!(seen))
             }
         },

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Result;
-use gateway_tests::documents;
-use gateway_tests::gateway::folder;
-use gateway_tests::switch::{By, Switching, switch};
+use anyhow::{Result, ensure};
+use gateway_tests::gateway::{ControlPlane, LIMIT, Proxy, folder};
+use gateway_tests::switch::{By, LONG_BYTES, Switching, switch};
 use gateway_tests::wire::talk;
+use gateway_tests::{documents, ports, wait};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::bytes::both;
 use super::streams::lines;
@@ -138,10 +139,32 @@ async fn tunnels_begin_and_end_as_with_envoy() {
                     }
                 }
             }
+            for by in [By::Http1, By::Http2] {
+                let heard = &all[&format!("{by:?} to a /echo Echoes")]["heard"];
+                ensure!(heard[0] == "ping", "{by:?}: {heard}");
+            }
             Ok(json!(all))
         },
     )
     .await;
+}
+
+/// Ours alone: Envoy lets nothing of the answer's body through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_without_a_switch_passes_as_a_whole() {
+    let data = folder();
+    let control = ControlPlane::start(data.path()).await;
+    let upstream = Switching::start(true).await;
+    let port = ports::free();
+    let all = resources(port, upstream.address, &manager(), &to_both());
+    let revision = control.put_group("n", &all).await;
+    let _proxy = Proxy::start(control.xds, "n", "x").await;
+    control.node_has("n", revision).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    wait::until("a listener", LIMIT, || TcpStream::connect(address)).await;
+    let asked = switch(address, By::Http2, ("/long", "websocket"), &[("x-to", "a")]).await;
+    let (text, end) = asked.unwrap().tunnel.unwrap().rest().await;
+    assert_eq!((text.len(), end.is_some()), (LONG_BYTES, true));
 }
 
 /// Asks once by each protocol for each path, and listens.

@@ -13,6 +13,8 @@ use gateway_tests::{ports, wait};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
 
 use super::{Answer, Call, Over, Row, Step};
 
@@ -313,7 +315,12 @@ impl Run<'_> {
     async fn answers(&self, call: &Call, wanted: &Answer) -> Result<()> {
         let outcome = wait::until_or(LIMIT, || async {
             let got = match (self.ask(call).await, wanted) {
-                (Err(_), Answer::Closed) => return Ok(()),
+                (Err(error), Answer::Closed) => {
+                    let address = self.names.port(call.port);
+                    TcpStream::connect(address).await.context("nobody listens")?;
+                    ensure!(!error.root_cause().is::<Elapsed>(), "left waiting");
+                    return Ok(());
+                }
                 (got, _) => got?,
             };
             self.fits(&got, wanted).with_context(|| format!("{} {:?}", got.status, got.headers))

@@ -422,9 +422,11 @@ async fn run(rig: &Rig, cases: Vec<Case>) {
             let got = rig.backend.all();
             match case.upstream {
                 Some(part) => assert!(got.contains(part), "{}: {got:?}", case.name),
-                // What came of a body that broke off, the backend must not take for a request.
                 None => {
-                    assert!(!got.contains("a.test") || is_cut_off(&got), "{}: {got:?}", case.name)
+                    // A body in chunks may break a rule when its head has passed long ago. The backend
+                    // must not take what came of it for a request.
+                    let may_begin = case.sends.contains("chunked\r\n\r\n") && is_cut_off(&got);
+                    assert!(!got.contains("a.test") || may_begin, "{}: {got:?}", case.name);
                 }
             }
             assert!(!got.contains("/hidden"), "{}: {got:?}", case.name);

@@ -2,7 +2,7 @@
 
 use gateway_tests::raw::Raw;
 use gateway_tests::wire::{Script, Then, Upstream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Change, Rig};
 
@@ -26,10 +26,19 @@ fn answer(bytes: &'static str) -> Script {
 
 /// A proxy whose cluster is what follows these scripts.
 async fn rig(scripts: impl IntoIterator<Item = (&'static str, Script)>) -> (Rig, Upstream) {
+    rig_with(scripts, json!({})).await
+}
+
+/// As [`rig`], with more fields of the cluster.
+async fn rig_with(
+    scripts: impl IntoIterator<Item = (&'static str, Script)>,
+    mut cluster: Value,
+) -> (Rig, Upstream) {
     let upstream = Upstream::start(scripts).await;
     let endpoint = json!({"endpoint": {"address": {"socket_address": {
         "address": "127.0.0.1", "port_value": upstream.address.port()}}}});
-    let cluster = json!({"load_assignment": {"cluster_name": "a", "endpoints": [{"lb_endpoints": [endpoint]}]}});
+    cluster["load_assignment"] =
+        json!({"cluster_name": "a", "endpoints": [{"lb_endpoints": [endpoint]}]});
     let rig = Rig::start(Change { cluster, ..Change::default() }).await;
     (rig, upstream)
 }
@@ -103,5 +112,22 @@ async fn heads_that_are_too_large_are_refused() {
         let mut client = Raw::connect(rig.address).await;
         client.send(get(path)).await;
         assert_eq!(client.response(true).await.unwrap().status, status, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_beside_chunks_is_dropped_where_that_is_allowed() {
+    const BOTH: &str = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let options = json!({"http_protocol_options": {"allow_chunked_length": true}});
+    for (cluster, status) in [(json!({}), 502), (options, 200)] {
+        let (rig, _upstream) = rig_with([("/both", answer(BOTH))], cluster).await;
+        let mut client = Raw::connect(rig.address).await;
+        client.send(get("/both")).await;
+        let response = client.response(true).await.unwrap();
+        assert_eq!(response.status, status);
+        if status == 200 {
+            assert_eq!(response.header("content-length"), None);
+            assert_eq!(response.body, b"2\r\nok\r\n0\r\n\r\n");
+        }
     }
 }
