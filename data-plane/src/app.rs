@@ -10,7 +10,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xds_proto::envoy::config::core::v3::Node;
 
 use crate::admin::dump::Dump;
 use crate::admin::{self, Admin, Readiness};
@@ -19,6 +18,7 @@ use crate::cluster::watch::Surroundings;
 use crate::compile::Origin;
 use crate::compile::cluster::resolver;
 use crate::filtering::on_demand::Desk;
+use crate::overload::Overload;
 use crate::serve::{self, Workers};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::Registry;
@@ -33,6 +33,7 @@ mod demands;
 mod listening;
 mod lookups;
 mod patience;
+mod pressure;
 mod saver;
 mod watches;
 #[cfg(test)]
@@ -41,6 +42,7 @@ mod traffic;
 use config::{ConfigLoop, Inbox, Outlets};
 use listening::Listening;
 use lookups::Lookups;
+use pressure::Sampler;
 use saver::Saver;
 use settings::Args;
 use watches::Watches;
@@ -122,7 +124,7 @@ impl Proxy {
         let snapshots = SnapshotCell::default();
         let registry = Arc::new(Registry::default());
         let (desk, asks) = Desk::new();
-        let workers = start_workers(args, &snapshots, &registry, (&bootstrap.node, desk))?;
+        let (workers, sampler) = start_workers(args, &bootstrap, (&snapshots, &registry), desk)?;
         let workers = Arc::new(workers);
         let (readiness, _) = watch::channel(Readiness::Starting);
         let (dumps, dump_requests) = mpsc::channel(INBOX_MAX);
@@ -165,6 +167,7 @@ impl Proxy {
             checked,
         };
         proxy.tasks.spawn(config.run(inbox, proxy.shutdown.clone()));
+        proxy.tasks.spawn(sampler.run(proxy.shutdown.clone()));
         let admin = Arc::new(Admin {
             registry,
             snapshots,
@@ -214,24 +217,28 @@ impl Proxy {
     }
 }
 
+/// Starts those who serve, and what tells them when that is too much.
 fn start_workers(
     args: &Args,
-    snapshots: &SnapshotCell,
-    registry: &Arc<Registry>,
-    (node, desk): (&Node, Desk),
-) -> anyhow::Result<Workers> {
+    bootstrap: &Bootstrap,
+    (snapshots, registry): (&SnapshotCell, &Arc<Registry>),
+    desk: Desk,
+) -> anyhow::Result<(Workers, Sampler)> {
     let count = match args.concurrency {
         Some(count) => count,
         None => std::thread::available_parallelism().context("give --concurrency")?,
     };
+    let overload = Overload::new(bootstrap.limits.clone());
     let settings = serve::Settings {
         registry: Arc::clone(registry),
         access_log: args.access_log.clone(),
-        node: node.id.as_str().into(),
-        node_cluster: node.cluster.as_str().into(),
+        node: bootstrap.node.id.as_str().into(),
+        node_cluster: bootstrap.node.cluster.as_str().into(),
         desk,
+        overload: Arc::clone(&overload),
     };
-    Workers::start(count, snapshots, &settings).context("cannot start workers")
+    let workers = Workers::start(count, snapshots, &settings).context("cannot start workers")?;
+    Ok((workers, Sampler::new(bootstrap.overload.clone(), overload, Arc::clone(registry))))
 }
 
 fn roots(bootstrap: &Bootstrap) -> Roots {

@@ -16,8 +16,11 @@ use xds_proto::json::{self, JsonError};
 use xds_proto::resource::Resource;
 
 pub mod control_plane;
+mod overload;
 
 use control_plane::{Api, ControlPlane};
+
+use crate::overload::plan::{Limits, Plan};
 
 /// What a proxy starts with.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +41,10 @@ pub struct Bootstrap {
     pub dynamic_clusters: bool,
     /// The layers of runtime values, lowest first.
     pub runtime: Vec<RuntimeLayer>,
+    /// What is watched, and what is done where there is too little of it.
+    pub overload: Plan,
+    /// How many connections there may be.
+    pub limits: Limits,
     /// Who is asked for names, where a cluster does not say.
     pub names: NameServers,
     /// Secrets, clusters and listeners that are always there, in this order.
@@ -103,7 +110,7 @@ pub fn parse(text: &str, read: ReadFile<'_>) -> Result<Bootstrap, BootstrapError
 fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
     fields!(message: proto::Bootstrap,
         read: [
-            node, static_resources, dynamic_resources, layered_runtime, admin,
+            node, static_resources, dynamic_resources, layered_runtime, admin, overload_manager,
             typed_dns_resolver_config, dns_resolution_config, use_tcp_for_dns_lookups,
         ],
         // How Envoy measures and watches itself, and which of its own parts it uses.
@@ -116,7 +123,7 @@ fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
             flags_path, bootstrap_extensions, fatal_actions, xds_config_tracker_extension,
         ],
         refuse: [
-            cluster_manager, hds_config, stats_sinks, tracing, overload_manager, header_prefix,
+            cluster_manager, hds_config, stats_sinks, tracing, header_prefix,
             config_sources, default_config_source, certificate_provider_instances,
             xds_delegate_extension,
         ],
@@ -137,6 +144,11 @@ fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
         bootstrap.runtime =
             xds_proto::field::each(runtime.layers, "layers", read_layer).at("layered_runtime")?;
     }
+    if let Some(manager) = overload_manager {
+        bootstrap.overload =
+            overload::compile(manager, &mut bootstrap.limits).at("overload_manager")?;
+    }
+    overload::limits_of_runtime(&bootstrap.runtime, &mut bootstrap.limits);
     Ok(bootstrap)
 }
 

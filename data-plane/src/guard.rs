@@ -32,6 +32,12 @@ pub enum Refused {
     NoClient(StatusCode),
 }
 
+impl From<Why> for Refused {
+    fn from(why: Why) -> Self {
+        Self::Why(why)
+    }
+}
+
 impl From<Violation> for Refused {
     fn from(violation: Violation) -> Self {
         let bad = |details| Self::Detail(Why::BadRequest, details);

@@ -29,6 +29,7 @@ use self::sockets::SocketOptions;
 use self::tcp::TcpConfig;
 use crate::chain::{ChainConfig, Discovered, Made};
 use crate::cluster::Cluster;
+use crate::overload::door::Exempt;
 use crate::reference::Reference;
 use crate::route::RouteTable;
 use crate::route::linked::LinkedRoutes;
@@ -62,6 +63,8 @@ pub struct ListenerConfig {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// How the sockets of its connections are set.
     pub sockets: SocketOptions,
+    /// What it does not take part in.
+    pub exempt: Exempt,
     /// Its access logs: a line for each connection.
     pub logs: Box<[AccessLogConfig]>,
 }

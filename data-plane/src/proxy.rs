@@ -119,7 +119,7 @@ async fn answer(
     chain: &FilterChain,
     request: Request<Body>,
 ) -> Response<Body> {
-    let response = match admit(exchange, &chain.config.http.options, request) {
+    let response = match admit_or_shed(exchange, &chain.config.http.options, request) {
         Err(refusal) => refused(exchange, chain, refusal),
         Ok(admitted) => match route(exchange, chain, admitted).await {
             Ok(response) => response,
@@ -156,7 +156,7 @@ fn refused(
     exchange.note_route(chain, None);
     let (why, details, response) = reply::refused(refusal);
     exchange.notes.details = details.map(Into::into);
-    exchange.ends_connection = why != Why::DirectResponse;
+    exchange.ends_connection = !matches!(why, Why::DirectResponse | Why::Overloaded);
     reply::local(exchange, None, why, response)
 }
 
@@ -175,6 +175,21 @@ async fn leave(
 
 /// A request that was let in, and the protocol that it asks to upgrade to.
 type Admitted = (Request<Body>, Option<HeaderValue>);
+
+/// Lets a request in, unless there is too much to do: that is found out first, while it costs least.
+fn admit_or_shed(
+    exchange: &mut Exchange,
+    options: &HttpOptions,
+    request: Request<Body>,
+) -> Result<Admitted, guard::Refused> {
+    if exchange.connection.sheds_request() {
+        if request.body().is_empty() {
+            exchange.request.complete();
+        }
+        return Err(Why::Overloaded.into());
+    }
+    admit(exchange, options, request)
+}
 
 /// Lets a request in: checked, canonical, with the headers of the edge.
 fn admit(

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::sockets::{BindAddress, Sockets};
 use self::worker::Command;
 use crate::filtering::on_demand::Desk;
+use crate::overload::Overload;
 use crate::proxy::worker::WorkerSettings;
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::Registry;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub node_cluster: Arc<str>,
     /// Where virtual hosts are asked for that are not there yet.
     pub desk: Desk,
+    /// What is done about too much work.
+    pub overload: Arc<Overload>,
 }
 
 /// The threads that serve. Dropped, they end at once.
@@ -78,6 +81,7 @@ impl Workers {
             node: Arc::clone(&settings.node),
             node_cluster: Arc::clone(&settings.node_cluster),
             desk: settings.desk.clone(),
+            overload: Arc::clone(&settings.overload),
             own_address: sockets::own_address(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into(),
         };

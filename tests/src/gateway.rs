@@ -215,8 +215,27 @@ impl Proxy {
 
     /// Starts one from a bootstrap file, and does not wait. `admin` is what the file says.
     pub fn from_bootstrap(file: &Path, admin: SocketAddr) -> Self {
-        let mut command = Command::new(process::program("weighlock-proxy"));
-        command.arg("-c").arg(file).args(["--concurrency", "1"]);
+        Self::from_bootstrap_with(file, admin, &[], None)
+    }
+
+    /// As [`Self::from_bootstrap`], with more arguments, and where it is said with so many open files
+    /// at most.
+    pub fn from_bootstrap_with(
+        file: &Path,
+        admin: SocketAddr,
+        more: &[&str],
+        files_max: Option<u32>,
+    ) -> Self {
+        let program = process::program("weighlock-proxy");
+        let mut command = match files_max {
+            None => Command::new(program),
+            Some(max) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!(r#"ulimit -n {max}; exec "$0" "$@""#)]).arg(program);
+                shell
+            }
+        };
+        command.arg("-c").arg(file).args(["--concurrency", "1"]).args(more);
         Self { admin, process: Process::start("proxy", &mut command) }
     }
 

@@ -11,6 +11,9 @@ use xds_proto::envoy::config::core::v3::node::UserAgentVersionType;
 use crate::app::logs::{LogFormat, LogLevel};
 use crate::bootstrap::control_plane::{Api, CONNECT_TIMEOUT, ControlPlane, Tls};
 use crate::bootstrap::{self, Bootstrap};
+use crate::descriptors;
+use crate::overload::memory;
+use crate::overload::plan::Resource;
 
 /// What the proxy is told at start. A flag beats the bootstrap, which beats the default.
 #[derive(Debug, Clone, clap::Args)]
@@ -71,6 +74,14 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
+    /// Client connections served at a time; clients beyond are told 503 (0: any number) [default: half of the open files that the system allows]
+    #[arg(long, value_name = "N")]
+    pub limits_connections: Option<u64>,
+
+    /// Memory from which on requests are refused with 503, in bytes (k, m, g; 0: any amount) [default: 80 % of what the control group or the machine has]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub limits_memory: Option<u64>,
+
     /// File for one JSON line a request; `-` is standard output [default: none]
     #[arg(long, value_name = "PATH")]
     pub access_log: Option<PathBuf>,
@@ -127,7 +138,33 @@ pub(super) fn read(args: &Args) -> anyhow::Result<Bootstrap> {
         };
     }
     name_node(args, &mut bootstrap)?;
+    limit(args, &mut bootstrap, descriptors::raise_limit());
     Ok(bootstrap)
+}
+
+/// Part of the memory there is that a proxy uses before it refuses requests, in hundredths.
+const MEMORY_SHARE: u64 = 80;
+
+/// Where the bootstrap sets a limit of memory itself, only the flag sets another.
+fn limit(args: &Args, bootstrap: &mut Bootstrap, files: u64) {
+    let unlimited = |max: u64| if max == 0 { u64::MAX } else { max };
+    let fitting = descriptors::connections_max(files);
+    bootstrap.limits.sheds_beyond = args.limits_connections.map_or(fitting, unlimited);
+    let has_own = bootstrap
+        .overload
+        .monitors
+        .iter()
+        .any(|monitor| matches!(monitor.resource, Resource::Own(_) | Resource::Group(_)));
+    let available = memory::available();
+    let memory = match args.limits_memory {
+        None if has_own => None,
+        None => available.map(|bytes| bytes / 100 * MEMORY_SHARE),
+        Some(0) => None,
+        given => given,
+    };
+    if let Some(bytes) = memory {
+        bootstrap.overload.limit_memory(bytes, available);
+    }
 }
 
 fn name_node(args: &Args, bootstrap: &mut Bootstrap) -> anyhow::Result<()> {
@@ -179,6 +216,26 @@ fn control_plane(text: &str, tls: Option<Tls>, insecure: bool) -> anyhow::Result
         );
     }
     Ok(ControlPlane { host, port, connect_timeout: CONNECT_TIMEOUT, tls })
+}
+
+/// Reads `1073741824`, `512m`, `1.5G`, `2GiB`: k, m and g are powers of 1024.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "ki" | "kib" => 1024.0,
+        "m" | "mi" | "mib" => 1024.0 * 1024.0,
+        "g" | "gi" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err("must be bytes, or end with k, m or g".into()),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| format!("{number:?} is no number"))?;
+    let bytes = number * factor;
+    if !(0.0..1e18).contains(&bytes) {
+        return Err("out of range".into());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
+    Ok(bytes as u64)
 }
 
 /// Reads `500ms`, `5s`, `1.5m`, `2h`.
@@ -251,6 +308,26 @@ mod tests {
             assert!(error.contains(wanted), "{error}");
         }
         assert!(read_flags(&["--control-plane", "1.2.3.4:5", "--xds-insecure"]).is_ok());
+    }
+
+    #[test]
+    fn limits_come_from_the_flags_or_from_what_there_is() {
+        let flags = ["--control-plane", "127.0.0.1:1"];
+        let limits = |more: &[&str]| {
+            let cli = Cli::try_parse_from(["proxy"].iter().chain(&flags).chain(more)).unwrap();
+            let mut bootstrap = Bootstrap::default();
+            limit(&cli.args, &mut bootstrap, 1024);
+            let memory = bootstrap.overload.monitors.first().map(|one| one.resource.clone());
+            (bootstrap.limits.sheds_beyond, memory)
+        };
+        let (connections, memory) = limits(&[]);
+        assert_eq!(connections, 480);
+        assert!(matches!(memory, Some(Resource::Own(bytes)) if bytes > 1 << 20));
+        let given = limits(&["--limits-connections", "7", "--limits-memory", "1.5G"]);
+        assert_eq!(given, (7, Some(Resource::Own(3 << 29))));
+        let none = limits(&["--limits-connections", "0", "--limits-memory", "0"]);
+        assert_eq!(none, (u64::MAX, None));
+        assert!(parse_bytes("1t").is_err() && parse_bytes("-1").is_err());
     }
 
     #[test]

@@ -27,6 +27,8 @@ use xds_proto::resource::{Resource, ResourceType};
 use crate::compile::Tables;
 use crate::compile::link::link;
 use crate::filtering::on_demand::Desk;
+use crate::overload::Overload;
+use crate::overload::plan::Limits;
 use crate::serve::sockets::BindAddress;
 use crate::serve::{Settings, Workers};
 use crate::snapshot::SnapshotCell;
@@ -197,6 +199,7 @@ impl Proxy {
             access_log: Some(log.clone()),
             node: "n".into(),
             node_cluster: "edge".into(),
+            overload: Overload::new(Limits::default()),
         };
         let workers = Workers::start(NonZeroUsize::MIN, &snapshots, &settings).unwrap();
         let mut tables = Tables::default();

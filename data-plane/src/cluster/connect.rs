@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -18,6 +19,7 @@ use crate::cluster::failure::UpstreamFailure;
 use crate::cluster::protocol::{ConnectionConfig, TcpKeepalive};
 use crate::cluster::purpose::Purpose;
 use crate::delegate::delegate;
+use crate::descriptors;
 use crate::tls::client::{ClientTls, Offer};
 
 /// How to connect to an endpoint. Clusters that mean the same share it, and with it a pool.
@@ -77,7 +79,11 @@ impl Connector {
     }
 
     async fn try_connect(&self, offer: Offer, purpose: &Purpose) -> Result<Stream, ConnectError> {
-        let failed = |source| ConnectError { reason: UpstreamFailure::Connect, source };
+        let failed = |source: io::Error| {
+            let is_local = is_of_this_machine(&source);
+            let reason = if is_local { UpstreamFailure::Local } else { UpstreamFailure::Connect };
+            ConnectError { reason, source }
+        };
         let mut plain = self.open().await.map_err(failed)?;
         if let Some(version) = self.config.proxy_protocol {
             plain.write_all(&version.header(purpose.ends)).await.map_err(failed)?;
@@ -114,6 +120,15 @@ impl Connector {
     }
 }
 
+/// Whether the endpoint has nothing to do with it: descriptors, ports or memory ran out here.
+fn is_of_this_machine(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| {
+        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL]
+            .contains(&errno)
+    })
+}
+
 /// How long a connection may take until the next address is tried beside it: Envoy's.
 const NEXT_ADDRESS: Duration = Duration::from_millis(300);
 
@@ -139,11 +154,14 @@ async fn race(addresses: &[SocketAddr], sources: &[SocketAddr]) -> io::Result<Tc
 /// Connects from the address of the right family, if there are any.
 async fn connect(address: SocketAddr, sources: &[SocketAddr]) -> io::Result<TcpStream> {
     let of_family = sources.iter().find(|source| source.is_ipv4() == address.is_ipv4());
-    let Some(source) = of_family.or(sources.first()) else {
-        return TcpStream::connect(address).await;
-    };
+    let source = of_family.or(sources.first());
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.bind(*source)?;
+    if descriptors::is_of_reserve(&socket) {
+        return Err(Errno::MFILE.into());
+    }
+    if let Some(source) = source {
+        socket.bind(*source)?;
+    }
     socket.connect(address).await
 }
 

@@ -13,6 +13,8 @@ use crate::telemetry::stats::UpstreamFailureKind;
 pub enum UpstreamFailure {
     /// The connection was not made: refused, unreachable, no such socket.
     Connect,
+    /// The connection was not begun: this machine has no descriptor, port or memory left for it.
+    Local,
     /// The connection was not made in time.
     ConnectTimeout,
     /// The TLS handshake failed.
@@ -39,7 +41,7 @@ impl UpstreamFailure {
     /// What it counts as.
     pub fn kind(self) -> UpstreamFailureKind {
         match self {
-            Self::Connect | Self::ConnectTimeout => UpstreamFailureKind::Connect,
+            Self::Connect | Self::Local | Self::ConnectTimeout => UpstreamFailureKind::Connect,
             Self::Tls => UpstreamFailureKind::Tls,
             Self::Overflow => UpstreamFailureKind::Overflow,
             Self::Reset | Self::Refused | Self::Closed | Self::ReusedClosed | Self::Request => {
@@ -52,7 +54,7 @@ impl UpstreamFailure {
     /// What it means for a retry; `is_unsent` where not a byte of the request was written.
     pub fn outcome(self, is_unsent: bool) -> Failure {
         match self {
-            Self::Connect | Self::ConnectTimeout | Self::Tls => Failure::Connect,
+            Self::Connect | Self::Local | Self::ConnectTimeout | Self::Tls => Failure::Connect,
             Self::Overflow => Failure::Overflow,
             Self::Refused => Failure::RefusedStream,
             Self::Reset | Self::Closed | Self::ReusedClosed if is_unsent => {
@@ -69,7 +71,12 @@ impl UpstreamFailure {
     pub fn is_unprocessed(self) -> bool {
         matches!(
             self,
-            Self::Connect | Self::ConnectTimeout | Self::Tls | Self::Overflow | Self::Refused
+            Self::Connect
+                | Self::Local
+                | Self::ConnectTimeout
+                | Self::Tls
+                | Self::Overflow
+                | Self::Refused
         )
     }
 }
@@ -109,6 +116,7 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.reason {
             UpstreamFailure::Connect => "connection failed",
+            UpstreamFailure::Local => "connection could not be begun",
             UpstreamFailure::ConnectTimeout => "connection timed out",
             UpstreamFailure::Tls => "TLS handshake failed",
             UpstreamFailure::Overflow => "circuit breaker open",

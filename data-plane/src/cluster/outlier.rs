@@ -134,7 +134,7 @@ impl Observed {
     /// What a failure says of the endpoint, if it is the endpoint's.
     pub fn failure(reason: UpstreamFailure) -> Option<Self> {
         match reason {
-            UpstreamFailure::Overflow | UpstreamFailure::Request => None,
+            UpstreamFailure::Overflow | UpstreamFailure::Local | UpstreamFailure::Request => None,
             UpstreamFailure::ConnectTimeout => Some(Self::TimedOut),
             UpstreamFailure::Connect
             | UpstreamFailure::Tls

@@ -25,6 +25,7 @@ use crate::listener::sockets::SocketOptions;
 use crate::listener::tcp::TcpConfig;
 use crate::listener::{FilterChainConfig, HttpConfig, ListenerConfig, ProxyProtocol};
 use crate::matcher::compile::cidr;
+use crate::overload::door::Exempt;
 use crate::route::RouteTable;
 use crate::tls::server::ServerTlsConfig;
 
@@ -48,7 +49,7 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
             name, address, filter_chains, default_filter_chain, listener_filters,
             listener_filters_timeout, max_connections_to_accept_per_socket_event,
             per_connection_buffer_limit_bytes, access_log, bind_to_port, socket_options,
-            tcp_keepalive,
+            tcp_keepalive, ignore_global_conn_limit, bypass_overload_manager,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
@@ -65,8 +66,6 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
             reuse_port, enable_reuse_port, connection_balance_config,
             // How many may wait is as large as the system allows.
             tcp_backlog_size, tcp_fast_open_queue_length,
-            // There is no limit for all listeners together.
-            ignore_global_conn_limit, bypass_overload_manager,
         ],
         refuse: [
             additional_addresses, fcds_config, filter_chain_matcher, use_original_dst,
@@ -116,6 +115,10 @@ pub fn compile(message: api::Listener) -> Result<ListenerConfig, FieldError> {
             .unwrap_or(ACCEPTS_PER_WAKE),
         proxy_protocol,
         sockets,
+        exempt: Exempt {
+            from_limit: ignore_global_conn_limit,
+            from_pressure: bypass_overload_manager,
+        },
         logs: each(access_log, "access_log", access_log::compile)?.into(),
     })
 }

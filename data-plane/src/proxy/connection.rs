@@ -22,6 +22,7 @@ use crate::listener::entry::{ConnectionLimit, EntryFilter, Place};
 use crate::listener::http::CertificateDetails;
 use crate::listener::matching::ConnectionFacts;
 use crate::listener::{FilterChain, Listener};
+use crate::overload::plan::Action;
 use crate::snapshot::Snapshot;
 use crate::telemetry::stats::ListenerStats;
 use crate::tls::identity::Identity;
@@ -152,6 +153,7 @@ impl Serving {
             requests_total: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             says_close: Cell::new(self.says_close.get()),
+            is_shed: Cell::new(false),
             has_streams: Cell::new(false),
             is_tunnel: Cell::new(false),
             tunnel_ended: Notify::new(),
@@ -262,6 +264,8 @@ pub struct Connection {
     public_id: OnceCell<u64>,
     identities: OnceCell<Identities>,
     certificate_element: RefCell<Option<(CertificateDetails, HeaderValue)>>,
+    /// Whether its client is only told to come back later.
+    pub is_shed: Cell<bool>,
     /// What filters keep for it.
     pub states: ConnectionStates,
     /// What is written to it, where it speaks HTTP/1.
@@ -413,10 +417,24 @@ impl Connection {
     pub(super) fn count_request(&self, requests_max: Option<u32>) {
         let total = self.requests_total.get().saturating_add(1);
         self.requests_total.set(total);
-        if requests_max.is_some_and(|max| total >= max) {
+        if requests_max.is_some_and(|max| total >= max)
+            || self.is_shed.get()
+            || self.suffers(Action::StopKeepalive)
+        {
             self.says_close.set(true);
             self.drain.cancel();
         }
+    }
+
+    /// Whether an action against overload is to be taken that concerns it.
+    fn suffers(&self, action: Action) -> bool {
+        self.serving.worker.settings.overload.takes(action)
+            && !self.serving.current.borrow().listener.config.exempt.from_pressure
+    }
+
+    /// Whether a request of it is not to be served, since there is too much to do.
+    pub(super) fn sheds_request(&self) -> bool {
+        self.is_shed.get() || self.suffers(Action::StopRequests)
     }
 
     /// Takes its place where the connections of its chain are limited.

@@ -42,6 +42,7 @@ impl Miss {
 fn why(reason: UpstreamFailure) -> Why {
     match reason {
         UpstreamFailure::Connect | UpstreamFailure::ConnectTimeout => Why::UpstreamConnectFailed,
+        UpstreamFailure::Local => Why::LocalConnectFailed,
         UpstreamFailure::Tls => Why::UpstreamTlsFailed,
         UpstreamFailure::Overflow => Why::UpstreamOverflow,
         UpstreamFailure::Refused | UpstreamFailure::Reset => Why::UpstreamReset,

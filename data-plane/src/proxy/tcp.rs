@@ -138,6 +138,7 @@ impl Session {
                     cluster.live.stats.failure(failure.kind());
                     why = match failure {
                         UpstreamFailure::Overflow => Why::UpstreamOverflow,
+                        UpstreamFailure::Local => Why::LocalConnectFailed,
                         UpstreamFailure::Tls => Why::UpstreamTlsFailed,
                         _ => Why::UpstreamConnectFailed,
                     };

@@ -14,6 +14,7 @@ use crate::cluster::pool::Pools;
 use crate::filtering::on_demand::Desk;
 use crate::format::Context;
 use crate::listener::AccessLog;
+use crate::overload::Overload;
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotReader};
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::{LogFile, WorkerLog};
@@ -34,6 +35,8 @@ pub struct WorkerSettings {
     pub node_cluster: Arc<str>,
     /// Where virtual hosts are asked for that are not there yet.
     pub desk: Desk,
+    /// What is done about too much work.
+    pub overload: Arc<Overload>,
     /// What clients on this machine are called in `x-forwarded-for`.
     pub own_address: IpAddr,
     /// The name of this machine.

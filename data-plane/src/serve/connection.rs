@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Method, StatusCode, Version};
@@ -27,6 +28,7 @@ use crate::body::stall::{Driven, StreamWatch};
 use crate::framing::{CODEC_FIELDS, Rules};
 use crate::listener::http::{Codec, HttpOptions};
 use crate::listener::sockets::SocketOptions;
+use crate::overload::door::Pass;
 use crate::proxy::connection::{Connection, Serving};
 use crate::proxy::{self, ReplyBody};
 use crate::telemetry::stats::{ListenerStats, Protocol};
@@ -43,7 +45,26 @@ const TLS_BUFFER_BYTES: usize = 20 * 1024;
 /// Bytes of a response that wait in HTTP/2 on each stream, beside the piece that is over them.
 const STREAM_BUFFER_BYTES: usize = 4 * 1024;
 
-pub(super) async fn serve(serving: Rc<Serving>, socket: TcpStream, remote: SocketAddr) {
+/// How long a client may take that is only told to come back later.
+const SHED_MAX: Duration = Duration::from_secs(5);
+
+/// A client that was let in.
+pub(super) struct Guest {
+    pub(super) socket: TcpStream,
+    pub(super) remote: SocketAddr,
+    pub(super) pass: Pass,
+}
+
+pub(super) async fn serve(serving: Rc<Serving>, guest: Guest) {
+    if guest.pass.is_shed {
+        // Who takes longer is not told.
+        drop(tokio::time::timeout(SHED_MAX, Box::pin(converse(serving, guest))).await);
+    } else {
+        converse(serving, guest).await;
+    }
+}
+
+async fn converse(serving: Rc<Serving>, Guest { socket, remote, pass }: Guest) {
     // Where it fails, small writes are slower; nothing else.
     socket.set_nodelay(true).unwrap_or_default();
     let options = serving.listener().config.sockets;
@@ -57,10 +78,11 @@ pub(super) async fn serve(serving: Rc<Serving>, socket: TcpStream, remote: Socke
     match handshake::establish(&serving, socket, remote).await {
         Ok((admitted, stream)) => {
             let connection = Rc::clone(admitted.connection());
+            connection.is_shed.set(pass.is_shed);
             speak(Rc::clone(&connection), stream).await;
             // What began in its place is let go like it.
             connection.tunnel_ended().await;
-            drop(admitted);
+            drop((admitted, pass));
         }
         Err(error) => log_failed(&name, &error),
     }

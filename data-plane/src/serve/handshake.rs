@@ -17,7 +17,7 @@ use super::socket::Socket;
 use crate::listener::matching::ConnectionFacts;
 use crate::listener::{Listener, ProxyProtocol};
 use crate::proxy::connection::{Admitted, Connection, Serving};
-use crate::telemetry::stats::Handshake;
+use crate::telemetry::stats::{Handshake, Refusal};
 use crate::tls::identity::Identity;
 
 /// The first byte of a TLS record that holds a hello.
@@ -98,6 +98,7 @@ pub(super) async fn establish(
 async fn admit(serving: &Rc<Serving>, facts: ConnectionFacts) -> Result<Admitted, HandshakeError> {
     let admitted = serving.admit(facts).ok_or(HandshakeError::NoChain)?;
     let Err(limit) = admitted.connection().take_place() else { return Ok(admitted) };
+    serving.listener().stats.refused(Refusal::ListenerLimit);
     if let Some(delay) = limit.delay {
         wait(admitted.connection(), delay).await;
     }

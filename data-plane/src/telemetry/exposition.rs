@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::instrument::{BOUNDS_US, Histogram};
 use super::metrics::{self, Kind, Metric};
 use super::stats::{
-    ByClass, CODE_CLASSES, ConfigSource, EndpointState, Handshake, Limit, Protocol,
+    ByClass, CODE_CLASSES, ConfigSource, EndpointState, Handshake, Limit, Protocol, Refusal,
     UpstreamFailureKind, XDS_TYPES,
 };
 use super::why::Why;
@@ -18,7 +18,9 @@ pub(super) fn render(registry: &Registry) -> String {
     let mut page = Page::default();
     routes(registry, &mut page);
     listeners(registry, &mut page);
+    refused(registry, &mut page);
     clusters(registry, &mut page);
+    overload(registry, &mut page);
     proxy(registry, &mut page);
     process(&mut page);
     page.0
@@ -200,6 +202,39 @@ fn listeners(registry: &Registry, page: &mut Page) {
                 page.value(&metrics::TLS_HANDSHAKES, &labels, count.value());
             }
         }
+    }
+}
+
+fn refused(registry: &Registry, page: &mut Page) {
+    page.declare(&metrics::CONNECTIONS_REFUSED);
+    for (name, stats) in &lock(&registry.listeners).clone() {
+        for (reason, count) in Refusal::NAMES.iter().zip(&stats.refused) {
+            if count.value() > 0 {
+                let labels = [("listener", &**name), ("reason", reason)];
+                page.value(&metrics::CONNECTIONS_REFUSED, &labels, count.value());
+            }
+        }
+    }
+}
+
+fn overload(registry: &Registry, page: &mut Page) {
+    let overload = lock(&registry.proxy.overload);
+    page.declare(&metrics::OVERLOAD_PRESSURE);
+    for (resource, pressure) in &overload.pressures {
+        let value = Thousandths(*pressure);
+        page.value(&metrics::OVERLOAD_PRESSURE, &[("resource", resource)], value);
+    }
+    page.declare(&metrics::OVERLOAD_ACTION);
+    for (action, share) in &overload.shares {
+        page.value(&metrics::OVERLOAD_ACTION, &[("action", action)], Thousandths(*share));
+    }
+}
+
+struct Thousandths(i64);
+
+impl std::fmt::Display for Thousandths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
     }
 }
 

@@ -46,6 +46,7 @@ metrics! {
     DOWNSTREAM_CONNECTIONS: Gauge "weighlock_downstream_connections" ["listener", "protocol"], "Client connections open.";
     DOWNSTREAM_CONNECTIONS_TOTAL: Counter "weighlock_downstream_connections_total" ["listener", "protocol"], "Client connections accepted.";
     TLS_HANDSHAKES: Counter "weighlock_downstream_tls_handshakes_total" ["listener", "result"], "TLS handshakes with clients, by result.";
+    CONNECTIONS_REFUSED: Counter "weighlock_downstream_connections_refused_total" ["listener", "reason"], "Client connections that were closed, or only told 503, by reason.";
     UPSTREAM_REQUESTS: Counter "weighlock_upstream_requests_total" ["cluster", "attempt", "code_class"], "Attempts to have an endpoint answer a request.";
     UPSTREAM_REQUEST_DURATION: Histogram "weighlock_upstream_request_duration_seconds" ["cluster"], "From the head of the request sent to the head of the response received.";
     UPSTREAM_FAILURES: Counter "weighlock_upstream_failures_total" ["cluster", "reason"], "Attempts that brought no response, by reason.";
@@ -53,6 +54,8 @@ metrics! {
     UPSTREAM_CONNECTIONS_TOTAL: Counter "weighlock_upstream_connections_total" ["cluster"], "Connections to endpoints opened.";
     CLUSTER_ENDPOINTS: Gauge "weighlock_cluster_endpoints" ["cluster", "state"], "Endpoints of a cluster, by state.";
     CIRCUIT_BREAKER_OPEN: Gauge "weighlock_circuit_breaker_open" ["cluster", "limit"], "Whether a limit of the cluster is reached.";
+    OVERLOAD_PRESSURE: Gauge "weighlock_overload_pressure" ["resource"], "How much of a resource is in use, as a part of 1.";
+    OVERLOAD_ACTION: Gauge "weighlock_overload_action" ["action"], "How much of an action against overload is taken, as a part of 1.";
     XDS_CONNECTED: Gauge "weighlock_xds_connected" [], "Whether a control plane is connected.";
     XDS_UPDATES: Counter "weighlock_xds_updates_total" ["type", "result"], "Responses of the control plane, by what was said to them.";
     XDS_LAST_ACK: Gauge "weighlock_xds_last_ack_timestamp_seconds" ["type"], "When a response was last accepted, in seconds since 1970.";

@@ -1,6 +1,8 @@
 //! The numbers that listeners, routes and clusters keep; handed out by the registry at link time.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -62,6 +64,20 @@ label! {
         Protocol = "protocol",
         /// It took too long.
         Timeout = "timeout",
+    }
+}
+
+label! {
+    /// Why a client's connection is not served.
+    Refusal {
+        /// The listener, or its filter chain, has as many as it may.
+        ListenerLimit = "listener_limit",
+        /// The proxy has as many as it may.
+        Limit = "limit",
+        /// The overload manager says so.
+        Overload = "overload",
+        /// File descriptors run out.
+        Descriptors = "descriptors",
     }
 }
 
@@ -130,6 +146,7 @@ pub struct ListenerStats {
     pub requests_active: Gauge,
     pub(super) connections: [(Gauge, Counter); 3],
     pub(super) handshakes: [Counter; 5],
+    pub(super) refused: [Counter; 4],
 }
 
 impl ListenerStats {
@@ -143,6 +160,11 @@ impl ListenerStats {
     /// A connection is closed.
     pub fn closed(&self, protocol: Protocol) {
         self.connections[protocol as usize].0.decrement();
+    }
+
+    /// A connection is not served.
+    pub fn refused(&self, why: Refusal) {
+        self.refused[why as usize].increment();
     }
 
     /// A handshake ended.
@@ -232,6 +254,14 @@ pub struct ProxyStats {
     pub(super) xds_updates: [[Counter; 2]; XDS_TYPES.len()],
     pub(super) xds_last_ack: [AtomicU64; XDS_TYPES.len()],
     pub(super) config_source: [Gauge; 3],
+    pub(super) overload: Mutex<Overloads>,
+}
+
+/// What the sampler of resources saw last, in thousandths.
+#[derive(Debug, Default)]
+pub(super) struct Overloads {
+    pub(super) pressures: BTreeMap<Arc<str>, i64>,
+    pub(super) shares: BTreeMap<&'static str, i64>,
 }
 
 impl ProxyStats {
@@ -248,6 +278,18 @@ impl ProxyStats {
         self.xds_updates[xds_type(kind)][1].increment();
     }
 
+    /// A resource was looked at.
+    pub fn pressure(&self, resource: &Arc<str>, pressure: f64) {
+        let mut overload = self.overload.lock().unwrap_or_else(PoisonError::into_inner);
+        overload.pressures.insert(Arc::clone(resource), thousandths(pressure));
+    }
+
+    /// So much is taken of an action.
+    pub fn overload_action(&self, action: &'static str, share: f64) {
+        let mut overload = self.overload.lock().unwrap_or_else(PoisonError::into_inner);
+        overload.shares.insert(action, thousandths(share));
+    }
+
     /// A change was swapped in.
     pub fn swapped(&self, source: ConfigSource, took: Duration) {
         self.config_swap.record(took);
@@ -255,6 +297,11 @@ impl ProxyStats {
             gauge.set(i64::from(index == source as usize));
         }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "no pressure comes near the limit")]
+fn thousandths(value: f64) -> i64 {
+    (value * 1000.0).round() as i64
 }
 
 fn xds_type(kind: ResourceType) -> usize {

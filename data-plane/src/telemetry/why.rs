@@ -86,6 +86,10 @@ reasons! {
     UpstreamConnectFailed: "upstream_connect_failed", UNAVAILABLE, "14", "UF",
         "upstream_reset_before_response_started{remote_connection_failure}",
         disconnect!("remote connection failure");
+    /// The proxy has no descriptor, port or memory left for a connection to the endpoint.
+    LocalConnectFailed: "local_connect_failed", UNAVAILABLE, "14", "UF",
+        "upstream_reset_before_response_started{local_connection_failure}",
+        disconnect!("local connection failure");
     /// The TLS handshake with the endpoint failed.
     UpstreamTlsFailed: "upstream_tls_failed", UNAVAILABLE, "14", "UF",
         "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",

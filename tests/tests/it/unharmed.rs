@@ -1,5 +1,6 @@
 //! What the proxy does with traffic that is wrong, too much or too slow.
 
+mod limits;
 mod requests;
 mod responses;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use gateway_tests::gateway::{Proxy, folder};
 use gateway_tests::raw::{Raw, Recorder};
-use gateway_tests::{documents, ports, wait};
+use gateway_tests::{client, documents, ports, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,7 +26,7 @@ const ALIVE: &str = "GET /alive HTTP/1.1\r\nhost: alive.test\r\n\r\n";
 struct Rig {
     address: SocketAddr,
     backend: Recorder,
-    _proxy: Proxy,
+    proxy: Proxy,
     log: PathBuf,
     _folder: TempDir,
 }
@@ -43,6 +44,10 @@ struct Change {
     cluster: Value,
     /// Of the bootstrap.
     bootstrap: Value,
+    /// Arguments of the proxy.
+    arguments: &'static [&'static str],
+    /// How many files it may have open.
+    files_max: Option<u32>,
 }
 
 impl Rig {
@@ -52,10 +57,11 @@ impl Rig {
         let bootstrap = bootstrap(&change, (port, admin.port()), backend.address, &log);
         let file = folder.path().join("bootstrap.yaml");
         fs::write(&file, bootstrap.to_string()).unwrap();
-        let mut proxy = Proxy::from_bootstrap(&file, admin);
+        let mut proxy =
+            Proxy::from_bootstrap_with(&file, admin, change.arguments, change.files_max);
         proxy.ready().await;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Self { address, backend, _proxy: proxy, log, _folder: folder }
+        Self { address, backend, proxy, log, _folder: folder }
     }
 
     /// Asserts that the proxy serves a well-behaved client.
@@ -64,6 +70,13 @@ impl Rig {
         client.send(ALIVE).await;
         let response = client.response(true).await;
         assert_eq!(response.map(|response| response.status), Some(200), "after {after}");
+    }
+
+    /// What the page of metrics says of one series.
+    async fn metric(&self, series: &str) -> Option<f64> {
+        let page = client::get(self.proxy.admin, "a", "/metrics").await.unwrap();
+        let text = page.text();
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
     /// The access log but for what asked whether the proxy is alive, once it has `count` lines.
