@@ -236,6 +236,7 @@ fn start_workers(
         node_cluster: bootstrap.node.cluster.as_str().into(),
         desk,
         overload: Arc::clone(&overload),
+        resets: bootstrap.resets,
     };
     let workers = Workers::start(count, snapshots, &settings).context("cannot start workers")?;
     Ok((workers, Sampler::new(bootstrap.overload.clone(), overload, Arc::clone(registry))))

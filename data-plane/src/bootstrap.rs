@@ -17,8 +17,10 @@ use xds_proto::resource::Resource;
 
 pub mod control_plane;
 mod overload;
+pub mod runtime;
 
 use control_plane::{Api, ControlPlane};
+use runtime::ResetLimits;
 
 use crate::overload::plan::{Limits, Plan};
 
@@ -45,6 +47,8 @@ pub struct Bootstrap {
     pub overload: Plan,
     /// How many connections there may be.
     pub limits: Limits,
+    /// How many streams of HTTP/2 may be given up early.
+    pub resets: ResetLimits,
     /// Who is asked for names, where a cluster does not say.
     pub names: NameServers,
     /// Secrets, clusters and listeners that are always there, in this order.
@@ -140,9 +144,10 @@ fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
         resolution: dns_resolution_config,
         only_tcp: use_tcp_for_dns_lookups,
     };
-    if let Some(runtime) = layered_runtime {
+    if let Some(layered) = layered_runtime {
         bootstrap.runtime =
-            xds_proto::field::each(runtime.layers, "layers", read_layer).at("layered_runtime")?;
+            xds_proto::field::each(layered.layers, "layers", read_layer).at("layered_runtime")?;
+        bootstrap.resets = runtime::resets(&bootstrap.runtime).at("layered_runtime")?;
     }
     if let Some(manager) = overload_manager {
         bootstrap.overload =

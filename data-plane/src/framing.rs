@@ -1,8 +1,9 @@
-//! Follows the bytes of HTTP/1 messages, and judges them before the codec reads them.
+//! Follows the bytes of HTTP messages, and judges them before the codec reads them.
 //!
 //! The rules are narrower than RFC 9112's: what two parsers could read differently is refused. Nothing
 //! is changed on the way, nothing copied.
 
+pub mod http2;
 pub mod request;
 pub mod response;
 mod chunked;

@@ -16,6 +16,7 @@ mod miss;
 mod overrides;
 mod reply;
 mod selection;
+mod streams;
 mod timeouts;
 mod upgrade;
 

@@ -4,6 +4,7 @@ pub mod sockets;
 mod accept;
 mod connection;
 mod end;
+mod frames;
 mod gate;
 mod guarded;
 mod handshake;
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::sockets::{BindAddress, Sockets};
 use self::worker::Command;
+use crate::bootstrap::runtime::ResetLimits;
 use crate::filtering::on_demand::Desk;
 use crate::overload::Overload;
 use crate::proxy::worker::WorkerSettings;
@@ -49,6 +51,8 @@ pub struct Settings {
     pub desk: Desk,
     /// What is done about too much work.
     pub overload: Arc<Overload>,
+    /// How many streams of HTTP/2 may be given up early.
+    pub resets: ResetLimits,
 }
 
 /// The threads that serve. Dropped, they end at once.
@@ -82,6 +86,7 @@ impl Workers {
             node_cluster: Arc::clone(&settings.node_cluster),
             desk: settings.desk.clone(),
             overload: Arc::clone(&settings.overload),
+            resets: settings.resets,
             own_address: sockets::own_address(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into(),
         };

@@ -243,6 +243,16 @@ impl Proxy {
     pub async fn ready(&mut self) {
         ready(self.admin, "/readyz", &mut self.process).await;
     }
+
+    /// A number that it keeps, summed over the lines that have `label`.
+    pub async fn metric(&self, name: &str, label: &str) -> f64 {
+        let page = client::get(self.admin, &self.admin.to_string(), "/metrics").await.unwrap();
+        page.text()
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(label))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
 }
 
 /// A running real Envoy.

@@ -13,6 +13,7 @@ pub mod client;
 pub mod tls;
 pub mod switch;
 pub mod wire;
+pub mod frames;
 pub mod raw;
 pub mod tools;
 pub mod process;

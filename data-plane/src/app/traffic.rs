@@ -24,6 +24,7 @@ use xds_proto::envoy::config::listener::v3::Listener;
 use xds_proto::json::from_yaml;
 use xds_proto::resource::{Resource, ResourceType};
 
+use crate::bootstrap::runtime::ResetLimits;
 use crate::compile::Tables;
 use crate::compile::link::link;
 use crate::filtering::on_demand::Desk;
@@ -200,6 +201,7 @@ impl Proxy {
             node: "n".into(),
             node_cluster: "edge".into(),
             overload: Overload::new(Limits::default()),
+            resets: ResetLimits::default(),
         };
         let workers = Workers::start(NonZeroUsize::MIN, &snapshots, &settings).unwrap();
         let mut tables = Tables::default();

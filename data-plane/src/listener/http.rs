@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::filtering::header_change::HeaderChange;
+use crate::framing::http2::FrameLimits;
 use crate::matcher::cidr::Cidr;
 
 /// How a chain treats its connections and requests.
@@ -304,6 +305,8 @@ pub struct Http2Options {
     pub keepalive: Option<(Duration, Duration)>,
     /// Bytes of the table that headers of requests may refer to.
     pub header_table_bytes: Option<u32>,
+    /// How many frames of a kind are too many.
+    pub frames: FrameLimits,
 }
 
 /// A protocol that a client may upgrade to.
@@ -348,6 +351,7 @@ impl Default for HttpOptions {
                 allow_connect: false,
                 keepalive: None,
                 header_table_bytes: None,
+                frames: FrameLimits::default(),
             },
             upgrades: Box::default(),
         }

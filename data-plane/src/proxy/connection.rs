@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Version};
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client_certificate;
 use super::lookup;
+use super::streams::Streams;
 use super::worker::Worker;
 use crate::body::flow::Flow;
 use crate::filtering::keep::ConnectionStates;
@@ -154,7 +155,7 @@ impl Serving {
             idle_since: Cell::new(Instant::now()),
             says_close: Cell::new(self.says_close.get()),
             is_shed: Cell::new(false),
-            has_streams: Cell::new(false),
+            streams: Streams::default(),
             is_tunnel: Cell::new(false),
             tunnel_ended: Notify::new(),
             changed: Notify::new(),
@@ -176,7 +177,7 @@ impl Serving {
     fn log_unserved(&self, view: &View, facts: &ConnectionFacts) {
         let context = Context {
             start: Some(SystemTime::now()),
-            duration: Some(std::time::Duration::ZERO),
+            duration: Some(Duration::ZERO),
             details: "filter_chain_not_found",
             flags: Flags { noted: &[], ends: ["NR", ""] },
             hostname: &self.worker.settings.hostname,
@@ -277,13 +278,12 @@ pub struct Connection {
     requests_total: Cell<u32>,
     idle_since: Cell<Instant>,
     says_close: Cell<bool>,
-    /// Whether it speaks HTTP/2, and has not ended.
-    has_streams: Cell<bool>,
+    pub(super) streams: Streams,
     /// Whether it became a tunnel, as a connection of HTTP/1 may.
     is_tunnel: Cell<bool>,
     tunnel_ended: Notify,
-    /// Told when another configuration is there.
-    changed: Notify,
+    /// Told when another configuration is there, or it is given up.
+    pub(super) changed: Notify,
     began: (Instant, SystemTime),
     place: OnceCell<Place>,
     refusal: OnceCell<String>,
@@ -370,16 +370,6 @@ impl Connection {
         }
     }
 
-    /// Notes whether it has streams of HTTP/2: one that breaks off is reset then, and not closed.
-    pub fn set_streams(&self, has_streams: bool) {
-        self.has_streams.set(has_streams);
-    }
-
-    /// Whether it has streams of HTTP/2.
-    pub(super) fn has_streams(&self) -> bool {
-        self.has_streams.get()
-    }
-
     /// Whether the listener has no chain for it any more.
     pub fn is_left_behind(&self) -> bool {
         self.left_behind.borrow().is_some()
@@ -403,7 +393,7 @@ impl Connection {
         }
     }
 
-    /// Waits until another configuration is there.
+    /// Waits until another configuration is there, or it is given up.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -456,7 +446,7 @@ impl Connection {
     }
 
     /// Whether the rules of its chain refuse it, and how long it is to be kept waiting then.
-    pub fn is_refused(&self) -> Option<Option<std::time::Duration>> {
+    pub fn is_refused(&self) -> Option<Option<Duration>> {
         let view = self.view();
         let facts = Context { tls_version: self.tls_version.get(), ..context_of(&self.facts) };
         view.chain()?.config.entry.iter().find_map(|filter| match filter {

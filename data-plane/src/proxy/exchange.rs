@@ -22,6 +22,7 @@ use crate::cluster::pool::Link;
 use crate::filtering::is_grpc;
 use crate::filtering::stage::Notes;
 use crate::format::{Context, Flags};
+use crate::framing::http2;
 use crate::listener::FilterChain;
 use crate::listener::routing::FilterPlace;
 use crate::listener::scopes::ScopeNumber;
@@ -325,6 +326,10 @@ impl Exchange {
     fn note_end(&mut self) {
         let interrupted = match (&self.head, self.response.ended()) {
             (Some(_), Some(Ended::Complete)) => return,
+            (None, _) | (Some(_), None) if let Some(fault) = self.connection.fault() => {
+                self.notes.details = Some(http2::details(fault).into());
+                Why::ClientFault
+            }
             (None, _) | (Some(_), None) if self.connection.has_streams() => Why::ClientReset,
             (None, _) | (Some(_), None) => Why::ClientClosed,
             (Some(_), Some(Ended::Sender(Break::Reset))) => Why::ResponseReset,
@@ -369,6 +374,9 @@ impl Drop for Exchange {
         log::write(self, took);
         if self.version < Version::HTTP_2 {
             self.connection.flow.end();
+        } else {
+            let is_unanswered = self.head.is_none() && self.why == Some(Why::ClientReset);
+            self.connection.stream_ended(is_unanswered, took);
         }
         self.view.stats().requests_active.decrement();
         self.connection.request_ended();

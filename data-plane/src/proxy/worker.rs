@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bootstrap::runtime::ResetLimits;
 use crate::cluster::pool::Pools;
 use crate::filtering::on_demand::Desk;
 use crate::format::Context;
@@ -37,6 +38,8 @@ pub struct WorkerSettings {
     pub desk: Desk,
     /// What is done about too much work.
     pub overload: Arc<Overload>,
+    /// How many streams of HTTP/2 may be given up early.
+    pub resets: ResetLimits,
     /// What clients on this machine are called in `x-forwarded-for`.
     pub own_address: IpAddr,
     /// The name of this machine.

@@ -2,10 +2,12 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
@@ -19,19 +21,22 @@ use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use super::end::{End, FIRST_BYTE_MAX, Next};
-use super::gate::Gate;
+use super::frames::Framed;
+use super::gate::{Gate, HeadClock};
 use super::guarded::Guarded;
 use super::handshake::{self, HandshakeError};
 use super::io::{Io, Stream};
 use crate::body::flow::Metered;
 use crate::body::stall::{Driven, StreamWatch};
+use crate::bootstrap::runtime::ResetLimits;
+use crate::framing::http2::Frames;
 use crate::framing::{CODEC_FIELDS, Rules};
 use crate::listener::http::{Codec, HttpOptions};
 use crate::listener::sockets::SocketOptions;
 use crate::overload::door::Pass;
 use crate::proxy::connection::{Connection, Serving};
 use crate::proxy::{self, ReplyBody};
-use crate::telemetry::stats::{ListenerStats, Protocol};
+use crate::telemetry::stats::{Fault, ListenerStats, Protocol};
 
 /// What hyper may take more than the guard lets pass, so that only the guard refuses.
 const HTTP1_SLACK_BYTES: usize = 1024;
@@ -138,10 +143,12 @@ async fn speak(connection: Rc<Connection>, mut stream: Stream) {
     if is_http2 {
         let executor = Local { tasks: connection.worker().tasks.clone(), watch: Rc::default() };
         let watch = Rc::clone(&executor.watch);
-        let builder = http2_builder(options, executor);
+        let resets = connection.worker().settings.resets;
+        let builder = http2_builder(options, resets, executor);
+        let frames = Frames::new(options.http2.frames, resets);
         drop(view);
         connection.set_streams(true);
-        http2(&builder, io, (Rc::clone(&connection), watch)).await;
+        http2(&builder, (io, frames), (Rc::clone(&connection), watch)).await;
         connection.set_streams(false);
     } else {
         let (builder, rules) = (http1_builder(options), rules(options));
@@ -243,7 +250,12 @@ where
     }
 }
 
-fn http2_builder(options: &HttpOptions, executor: Local) -> http2::Builder<Local> {
+fn http2_builder(
+    options: &HttpOptions,
+    resets: ResetLimits,
+    executor: Local,
+) -> http2::Builder<Local> {
+    let early = usize::try_from(resets.streams.div_ceil(2)).unwrap_or(usize::MAX);
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
@@ -251,7 +263,11 @@ fn http2_builder(options: &HttpOptions, executor: Local) -> http2::Builder<Local
         .initial_stream_window_size(options.http2.stream_window)
         .initial_connection_window_size(options.http2.connection_window)
         .max_send_buf_size(STREAM_BUFFER_BYTES)
-        .max_header_list_size(options.limits.bytes_max);
+        .max_header_list_size(options.limits.bytes_max)
+        // Streams are counted as they end; these end before anybody hears of them.
+        .max_pending_accept_reset_streams(early)
+        // Counted by us, against all streams.
+        .max_local_error_reset_streams(None);
     if let Some(bytes) = options.http2.header_table_bytes {
         builder.header_table_size(bytes);
     }
@@ -278,7 +294,7 @@ async fn http1(builder: &http1::Builder, (io, rules): (Io, Rules), connection: R
     });
     let io = Metered::new(io, Arc::clone(&connection.flow));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let mut end = End::new(&connection, Some(&gate));
+    let mut end = End::of_http1(&connection, &gate);
     loop {
         let served = tokio::select! {
             biased;
@@ -292,7 +308,7 @@ async fn http1(builder: &http1::Builder, (io, rules): (Io, Rules), connection: R
                     gate.head_is_late();
                     continue;
                 }
-                Next::Close => return,
+                Next::GiveUp | Next::Close => return,
             }
         };
         if let Err(error) = served {
@@ -327,9 +343,11 @@ async fn answer(
 
 async fn http2(
     builder: &http2::Builder<Local>,
-    io: Io,
+    (io, frames): (Io, Frames),
     (connection, watch): (Rc<Connection>, NextWatch),
 ) {
+    let clock = Rc::new(HeadClock::new());
+    let io = Framed::new(io, frames, &clock, &connection);
     let owner = Rc::clone(&connection);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (owner, stream) = (Rc::clone(&owner), StreamWatch::new());
@@ -340,7 +358,7 @@ async fn http2(
         )
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut end = End::new(&connection, None);
+    let mut end = End::of_http2(&connection, &clock);
     loop {
         let served = tokio::select! {
             biased;
@@ -350,13 +368,36 @@ async fn http2(
                     serving.as_mut().graceful_shutdown();
                     continue;
                 }
-                Next::Late | Next::Close => return,
+                Next::Late | Next::GiveUp => {
+                    connection.give_up(connection.fault().unwrap_or(Fault::SlowHeaders));
+                    // It finds out when it reads or writes.
+                    poll_fn(|context| Poll::Ready(serving.as_mut().poll(context).is_ready())).await;
+                    return;
+                }
+                Next::Close => return,
             }
         };
         if let Err(error) = served {
+            give_up(&connection, &error);
             log_ended(&connection, &error);
         }
         return;
+    }
+}
+
+/// Notes what the codec finds wrong or too much.
+fn give_up(connection: &Connection, error: &hyper::Error) {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            match error.reason() {
+                _ if !error.is_library() => {}
+                Some(h2::Reason::ENHANCE_YOUR_CALM) => connection.give_up(Fault::Excess),
+                Some(_) => connection.give_up(Fault::Protocol),
+                None => {}
+            }
+        }
+        source = error.source();
     }
 }
 

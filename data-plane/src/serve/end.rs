@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gate::Gate;
+use super::gate::{Gate, HeadClock};
 use crate::listener::http::{HttpOptions, Timeouts};
 use crate::proxy::connection::Connection;
 
@@ -18,6 +18,8 @@ pub(super) enum Next {
     Drain,
     /// The head that is there in part took too long.
     Late,
+    /// It is given up for what the client sent.
+    GiveUp,
     /// It ends at once.
     Close,
 }
@@ -25,6 +27,7 @@ pub(super) enum Next {
 /// Finds out when a connection has to end.
 pub(super) struct End<'a> {
     connection: &'a Connection,
+    clock: &'a HeadClock,
     gate: Option<&'a Gate>,
     began: Instant,
     timeouts: Timeouts,
@@ -34,12 +37,22 @@ pub(super) struct End<'a> {
 }
 
 impl<'a> End<'a> {
-    /// `gate`: where it speaks HTTP/1.
-    pub(super) fn new(connection: &'a Connection, gate: Option<&'a Gate>) -> Self {
+    /// A connection of HTTP/1.
+    pub(super) fn of_http1(connection: &'a Connection, gate: &'a Gate) -> Self {
+        Self::new(connection, gate.clock(), Some(gate))
+    }
+
+    /// A connection of HTTP/2.
+    pub(super) fn of_http2(connection: &'a Connection, clock: &'a HeadClock) -> Self {
+        Self::new(connection, clock, None)
+    }
+
+    fn new(connection: &'a Connection, clock: &'a HeadClock, gate: Option<&'a Gate>) -> Self {
         let timeouts = HttpOptions::default().timeouts;
         let began = Instant::now();
+        let says_close = None;
         let mut end =
-            Self { connection, gate, began, timeouts, says_close: None, is_draining: false };
+            Self { connection, clock, gate, began, timeouts, says_close, is_draining: false };
         end.follow();
         end
     }
@@ -76,6 +89,9 @@ impl<'a> End<'a> {
                     return Next::Drain;
                 }
                 () = self.connection.changed() => {
+                    if self.connection.fault().is_some() {
+                        return Next::GiveUp;
+                    }
                     self.follow();
                     continue;
                 }
@@ -98,7 +114,7 @@ impl<'a> End<'a> {
 
     /// When to look again: nobody tells when a head begins.
     fn wake(&self) -> Option<Instant> {
-        let look = self.gate.and(self.head_limit()).map(|limit| Instant::now() + limit);
+        let look = self.head_limit().map(|limit| Instant::now() + limit);
         [self.deadline().map(|(at, _)| at), look].into_iter().flatten().min()
     }
 
@@ -112,11 +128,14 @@ impl<'a> End<'a> {
     }
 
     fn head(&self) -> Option<(Instant, Then)> {
-        let gate = self.connection.idle_since().and(self.gate)?;
-        if !gate.has_begun() {
-            return Some((gate.base() + FIRST_BYTE_MAX, Then::Next(Next::Close)));
+        if self.gate.is_some() {
+            // What comes behind a request of HTTP/1 is not read before that has its answer.
+            self.connection.idle_since()?;
         }
-        Some((gate.head_began()? + self.head_limit()?, Then::Next(Next::Late)))
+        if !self.clock.has_begun() {
+            return Some((self.clock.base() + FIRST_BYTE_MAX, Then::Next(Next::Close)));
+        }
+        Some((self.clock.head_began()? + self.head_limit()?, Then::Next(Next::Late)))
     }
 
     fn age(&self) -> Option<(Instant, Then)> {

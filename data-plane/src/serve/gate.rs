@@ -14,11 +14,7 @@ use crate::framing::Violation;
 /// Shared within one thread; atomic since hyper wants streams that could move between threads.
 #[derive(Debug)]
 pub(super) struct Gate {
-    base: Instant,
-    /// When a head began that is not there as a whole: milliseconds after `base`, and one; 0 is none.
-    head_began: AtomicU64,
-    /// Whether a byte ever came.
-    has_begun: AtomicBool,
+    clock: HeadClock,
     is_late: AtomicBool,
     /// How long what the client still sends is read after the last answer, in milliseconds.
     linger_ms: AtomicU64,
@@ -28,36 +24,23 @@ pub(super) struct Gate {
     reader: AtomicWaker,
 }
 
-/// What broke the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Broken {
-    /// The place of the request whose head is at fault, from 0; none where it is a body.
-    pub(super) head: Option<u64>,
-    pub(super) violation: Violation,
+/// When the head began that is there in part.
+#[derive(Debug)]
+pub(super) struct HeadClock {
+    base: Instant,
+    /// Milliseconds after `base`, and one; 0 is none.
+    head_began: AtomicU64,
+    has_begun: AtomicBool,
 }
 
-/// What is known of the answer to a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
-    Open,
-    Given,
-    /// The protocol was switched.
-    Switched,
-}
-
-impl Gate {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
+impl HeadClock {
+    /// A connection that comes about.
+    pub(super) fn new() -> Self {
+        Self {
             base: Instant::now(),
             head_began: AtomicU64::new(0),
             has_begun: AtomicBool::new(false),
-            is_late: AtomicBool::new(false),
-            linger_ms: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
-            has_switched: AtomicBool::new(false),
-            broken: OnceLock::new(),
-            reader: AtomicWaker::new(),
-        })
+        }
     }
 
     /// When the connection came about.
@@ -86,7 +69,7 @@ impl Gate {
     /// Part of a head is there.
     pub(super) fn head_begins(&self) {
         if self.head_began.load(Relaxed) == 0 {
-            self.restart_head();
+            self.note_head();
         }
     }
 
@@ -95,9 +78,52 @@ impl Gate {
         self.head_began.store(0, Relaxed);
     }
 
+    /// The head that is there in part, if any, is as if it began now.
     fn restart_head(&self) {
+        if self.head_began.load(Relaxed) != 0 {
+            self.note_head();
+        }
+    }
+
+    fn note_head(&self) {
         let ms = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.head_began.store(ms + 1, Relaxed);
+    }
+}
+
+/// What broke the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// The place of the request whose head is at fault, from 0; none where it is a body.
+    pub(super) head: Option<u64>,
+    pub(super) violation: Violation,
+}
+
+/// What is known of the answer to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Open,
+    Given,
+    /// The protocol was switched.
+    Switched,
+}
+
+impl Gate {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            clock: HeadClock::new(),
+            is_late: AtomicBool::new(false),
+            linger_ms: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            has_switched: AtomicBool::new(false),
+            broken: OnceLock::new(),
+            reader: AtomicWaker::new(),
+        })
+    }
+
+    /// When heads began.
+    pub(super) fn clock(&self) -> &HeadClock {
+        &self.clock
     }
 
     /// Notes how long what the client still sends is thrown away after the last answer, so that it
@@ -146,10 +172,8 @@ impl Gate {
         if has_switched {
             self.has_switched.store(true, Relaxed);
         }
-        if self.head_began.load(Relaxed) != 0 {
-            // It could not be served before, however early it came.
-            self.restart_head();
-        }
+        // It could not be served before, however early it came.
+        self.clock.restart_head();
         self.reader.wake();
     }
 

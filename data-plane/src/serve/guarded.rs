@@ -77,9 +77,9 @@ impl Guarded {
             Stop::BadBody(violation) => State::BadBody(violation),
         };
         if progress.stop == Stop::Head {
-            self.gate.head_begins();
+            self.gate.clock().head_begins();
         } else {
-            self.gate.head_ends();
+            self.gate.clock().head_ends();
         }
     }
 
@@ -109,7 +109,7 @@ impl Guarded {
         ready!(Pin::new(&mut self.io).poll_read(context, &mut piece))?;
         self.held.extend_from_slice(piece.filled());
         if !piece.filled().is_empty() {
-            self.gate.bytes_came();
+            self.gate.clock().bytes_came();
         }
         Poll::Ready(Ok(!piece.filled().is_empty()))
     }
@@ -125,7 +125,7 @@ impl Guarded {
         let new = &buffer.filled()[before..];
         let length = new.len();
         if length > 0 {
-            self.gate.bytes_came();
+            self.gate.clock().bytes_came();
             let progress = self.requests.follow(new);
             self.held.extend_from_slice(&new[progress.pass..]);
             self.note(progress);

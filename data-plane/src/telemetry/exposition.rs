@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::instrument::{BOUNDS_US, Histogram};
 use super::metrics::{self, Kind, Metric};
 use super::stats::{
-    ByClass, CODE_CLASSES, ConfigSource, EndpointState, Handshake, Limit, Protocol, Refusal,
+    ByClass, CODE_CLASSES, ConfigSource, EndpointState, Fault, Handshake, Limit, Protocol, Refusal,
     UpstreamFailureKind, XDS_TYPES,
 };
 use super::why::Why;
@@ -200,6 +200,15 @@ fn listeners(registry: &Registry, page: &mut Page) {
             if count.value() > 0 {
                 let labels = [("listener", &**name), ("result", result)];
                 page.value(&metrics::TLS_HANDSHAKES, &labels, count.value());
+            }
+        }
+    }
+    page.declare(&metrics::CONNECTION_FAULTS);
+    for (name, stats) in &listeners {
+        for (reason, count) in Fault::NAMES.iter().zip(&stats.faults) {
+            if count.value() > 0 {
+                let labels = [("listener", &**name), ("reason", reason)];
+                page.value(&metrics::CONNECTION_FAULTS, &labels, count.value());
             }
         }
     }

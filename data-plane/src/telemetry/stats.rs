@@ -82,6 +82,41 @@ label! {
 }
 
 label! {
+    /// Why a connection of HTTP/2 was given up.
+    Fault {
+        /// Frames that carry nothing and end nothing.
+        Empty = "empty_frames",
+        /// PRIORITY frames.
+        Priority = "priority_frames",
+        /// WINDOW_UPDATE frames.
+        WindowUpdate = "window_update_frames",
+        /// PING, SETTINGS and other frames that bring nothing.
+        Control = "control_frames",
+        /// Requests of a client that takes no answer.
+        Unread = "unread_responses",
+        /// Streams that the client gave up.
+        Reset = "resets",
+        /// Streams that the client had us give up.
+        Violation = "violations",
+        /// Headers that took too long.
+        SlowHeaders = "slow_headers",
+        /// Trailers with what only heads may have.
+        Trailers = "trailers",
+        /// What the codec finds too much.
+        Excess = "excess",
+        /// What the codec finds wrong.
+        Protocol = "protocol",
+    }
+}
+
+impl Fault {
+    /// Its name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.get(self as usize).copied().unwrap_or_default()
+    }
+}
+
+label! {
     /// Why an attempt brought no response.
     UpstreamFailureKind {
         /// No connection.
@@ -147,6 +182,7 @@ pub struct ListenerStats {
     pub(super) connections: [(Gauge, Counter); 3],
     pub(super) handshakes: [Counter; 5],
     pub(super) refused: [Counter; 4],
+    pub(super) faults: [Counter; Fault::NAMES.len()],
 }
 
 impl ListenerStats {
@@ -165,6 +201,11 @@ impl ListenerStats {
     /// A connection is not served.
     pub fn refused(&self, why: Refusal) {
         self.refused[why as usize].increment();
+    }
+
+    /// A connection of HTTP/2 was given up.
+    pub fn gave_up(&self, fault: Fault) {
+        self.faults[fault as usize].increment();
     }
 
     /// A handshake ended.

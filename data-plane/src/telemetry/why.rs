@@ -141,6 +141,8 @@ reasons! {
     ClientClosed: "client_closed", None, "", "DC", "downstream_remote_disconnect", "";
     /// The client reset the stream of its request.
     ClientReset: "client_reset", None, "", "DR", "http2.remote_reset", "";
+    /// The connection was given up for what the client sent on it.
+    ClientFault: "client_fault", None, "", "DPE", "http2.protocol_error", "";
     /// The request breaks the protocol, or its path cannot be trusted.
     BadRequest: "bad_request", BAD_REQUEST, "13", "DPE", "http1.codec_error", "Bad Request";
     /// The address of the client is not where the listener looks for it.

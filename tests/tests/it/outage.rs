@@ -16,15 +16,6 @@ async fn served(control: &ControlPlane, backend: &Backend) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// A counter of the proxy's, summed over labels.
-async fn metric(admin: SocketAddr, name: &str, label: &str) -> f64 {
-    let text = get(admin, &admin.to_string(), "/metrics").await.unwrap().text();
-    text.lines()
-        .filter(|line| line.starts_with(name) && line.contains(label))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_control_plane_returns_with_the_same_versions_and_resends_nothing() {
     let (data, backend) = (folder(), Backend::start("a").await);
@@ -34,7 +25,7 @@ async fn a_killed_control_plane_returns_with_the_same_versions_and_resends_nothi
     let before = control.node_is("n1", "synced").await;
     let loads = [Protocol::Http1, Protocol::Http2]
         .map(|p| Load::start(address, p, 2, Ask::get("x.test", "/")));
-    let updates = metric(proxy.admin, "weighlock_xds_updates_total", "").await;
+    let updates = proxy.metric("weighlock_xds_updates_total", "").await;
     assert!(updates > 0.0);
 
     control.kill();
@@ -66,7 +57,7 @@ async fn a_killed_control_plane_returns_with_the_same_versions_and_resends_nothi
 
 /// How many resources the present stream has brought.
 async fn sent_resources(proxy: &Proxy) -> f64 {
-    metric(proxy.admin, "weighlock_xds_stream_resources", "").await
+    proxy.metric("weighlock_xds_stream_resources", "").await
 }
 
 fn versions(node: &serde_json::Value) -> Vec<(String, String)> {
@@ -91,7 +82,7 @@ async fn a_proxy_starts_from_its_state_directory_when_nobody_answers() {
     let mut proxy = Proxy::start_with(control.xds, "n1", "default", &["--state-dir", state_dir]);
     proxy.ready().await;
     assert_eq!(get(address, "x.test", "/").await.unwrap().backend(), "a");
-    assert!(metric(proxy.admin, "weighlock_config_source", "disk").await > 0.0);
+    assert!(proxy.metric("weighlock_config_source", "disk").await > 0.0);
 
     control.restart().await;
     control.node_is("n1", "synced").await;

@@ -14,6 +14,7 @@ use xds_proto::google::protobuf;
 
 use super::super::header_case;
 use super::extensions::{detection, early_change, request_id};
+use crate::framing::http2::FrameLimits;
 use crate::listener::http::{
     CertificateDetails, Codec, Detection, EdgeOptions, EscapedSlashes, ForwardCertificate,
     HeadLimits, HostOptions, Http1Options, Http2Options, HttpOptions, PathOptions, ServerHeader,
@@ -376,27 +377,49 @@ fn http2(message: Option<core::Http2ProtocolOptions>) -> Result<Http2Options, Fi
     fields!(message: core::Http2ProtocolOptions,
         read: [
             max_concurrent_streams, initial_stream_window_size, initial_connection_window_size,
-            connection_keepalive, allow_connect, hpack_table_size,
+            connection_keepalive, allow_connect, hpack_table_size, max_outbound_frames,
+            max_outbound_control_frames, max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent,
         ],
         ignore: [
-            // h2 bounds its queues and what a peer may send without progress by itself.
-            max_outbound_frames, max_outbound_control_frames,
-            max_consecutive_inbound_frames_with_empty_payload,
-            max_inbound_priority_frames_per_stream,
-            max_inbound_window_update_frames_per_data_frame_sent, stream_reset_burst,
-            stream_reset_rate, max_header_field_size_kb,
+            // About streams that are reset faster than that: they are counted against those that end
+            // well, as the runtime keys `overload.premature_reset_…` say.
+            stream_reset_burst, stream_reset_rate,
+            // A field may be as large as the whole head.
+            max_header_field_size_kb,
             // About the codec, of which there is one.
             use_oghttp2_codec, enable_huffman_encoding, max_metadata_size,
             // An invalid request always ends its stream.
             stream_error_on_invalid_http_messaging, override_stream_error_on_invalid_http_message,
         ],
         refuse: [allow_metadata, custom_settings_parameters, disallow_obs_text]);
-    let number = |value: Option<protobuf::UInt32Value>, least, field, default| match value {
-        None => Ok(default),
-        Some(value) if (least..=i32::MAX.unsigned_abs()).contains(&value.value) => Ok(value.value),
-        Some(_) => {
-            Err(FieldError::invalid(format!("must be between {least} and 2147483647"))).at(field)
-        }
+    let frames = FrameLimits {
+        unread: number(max_outbound_frames, 1, "max_outbound_frames", defaults.frames.unread)?,
+        control: number(
+            max_outbound_control_frames,
+            1,
+            "max_outbound_control_frames",
+            defaults.frames.control,
+        )?,
+        empty_in_a_row: number(
+            max_consecutive_inbound_frames_with_empty_payload,
+            0,
+            "max_consecutive_inbound_frames_with_empty_payload",
+            defaults.frames.empty_in_a_row,
+        )?,
+        priority_a_stream: number(
+            max_inbound_priority_frames_per_stream,
+            0,
+            "max_inbound_priority_frames_per_stream",
+            defaults.frames.priority_a_stream,
+        )?,
+        window_updates_a_data: number(
+            max_inbound_window_update_frames_per_data_frame_sent,
+            1,
+            "max_inbound_window_update_frames_per_data_frame_sent",
+            defaults.frames.window_updates_a_data,
+        )?,
     };
     let keepalive = connection_keepalive.map(keepalive).transpose();
     Ok(Http2Options {
@@ -421,7 +444,24 @@ fn http2(message: Option<core::Http2ProtocolOptions>) -> Result<Http2Options, Fi
         allow_connect,
         keepalive: keepalive.at("connection_keepalive")?.flatten(),
         header_table_bytes: hpack_table_size.map(|size| size.value),
+        frames,
     })
+}
+
+/// A number that is at least this; none of them goes beyond 31 bits.
+fn number(
+    value: Option<protobuf::UInt32Value>,
+    least: u32,
+    field: &'static str,
+    default: u32,
+) -> Result<u32, FieldError> {
+    match value {
+        None => Ok(default),
+        Some(value) if (least..=i32::MAX.unsigned_abs()).contains(&value.value) => Ok(value.value),
+        Some(_) => {
+            Err(FieldError::invalid(format!("must be between {least} and 2147483647"))).at(field)
+        }
+    }
 }
 
 fn keepalive(message: core::KeepaliveSettings) -> Result<Option<(Duration, Duration)>, FieldError> {
@@ -496,6 +536,18 @@ upgrade_configs: [{upgrade_type: WebSocket}]",
             (
                 "http2_protocol_options: {max_concurrent_streams: 0}",
                 "http2_protocol_options.max_concurrent_streams: must be between 1 and 2147483647",
+            ),
+            (
+                "http2_protocol_options: {max_outbound_frames: 0}",
+                "http2_protocol_options.max_outbound_frames: must be between 1 and 2147483647",
+            ),
+            (
+                "http2_protocol_options: {max_outbound_control_frames: 0}",
+                "http2_protocol_options.max_outbound_control_frames: must be between 1 and 2147483647",
+            ),
+            (
+                "http2_protocol_options: {max_inbound_window_update_frames_per_data_frame_sent: 0}",
+                "http2_protocol_options.max_inbound_window_update_frames_per_data_frame_sent: must be between 1 and 2147483647",
             ),
             (
                 "internal_address_config: {cidr_ranges: [{address_prefix: x}]}",
