@@ -3,6 +3,7 @@
 //! Only the nine bytes in front of each frame are looked at. What frames say is the codec's to judge;
 //! here is counted what attackers multiply.
 
+mod rules;
 mod trailers;
 
 use crate::bootstrap::runtime::ResetLimits;
@@ -28,9 +29,6 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-const PROTOCOL_ERROR: u32 = 1;
-const ENHANCE_YOUR_CALM: u32 = 11;
-
 /// Reasons of RST_STREAM that blame nobody: `NO_ERROR`, `INTERNAL_ERROR` and `CANCEL`.
 const BLAMELESS: [u32; 3] = [0, 2, 8];
 
@@ -49,6 +47,9 @@ pub fn details(fault: Fault) -> &'static str {
         Fault::Violation => "http2.too_many_violations",
         Fault::SlowHeaders => "request_header_timeout",
         Fault::Trailers => "http2.invalid.header.field",
+        Fault::Size => "http2.frame_size_error",
+        Fault::Window => "http2.flow_control_error",
+        Fault::Ended => "http2.stream_closed",
         Fault::Excess => "http2.excess",
         Fault::Protocol => "http2.protocol_error",
     }
@@ -56,7 +57,14 @@ pub fn details(fault: Fault) -> &'static str {
 
 /// GOAWAY, which names the last stream that the client opened, and says why.
 pub fn go_away(last: u32, fault: Fault) -> Vec<u8> {
-    let reason = if fault == Fault::Trailers { PROTOCOL_ERROR } else { ENHANCE_YOUR_CALM };
+    let reason: u32 = match fault {
+        Fault::Trailers | Fault::Protocol => 1,
+        Fault::Window => 3,
+        Fault::Ended => 5,
+        Fault::Size => 6,
+        // ENHANCE_YOUR_CALM.
+        _ => 11,
+    };
     let text = details(fault).as_bytes();
     let length = u8::try_from(8 + text.len()).unwrap_or(u8::MAX);
     let mut frame = vec![0, 0, length, GOAWAY, 0, 0, 0, 0, 0];
@@ -104,6 +112,7 @@ pub struct Frames {
     sent: Reader,
     /// The last stream that the client opened.
     last: u32,
+    last_is: Sent,
     opened: u64,
     data_received: u64,
     data_sent: u64,
@@ -134,6 +143,15 @@ enum Block {
     Open,
     /// The last frame has begun.
     Last,
+}
+
+/// How much the client sent of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    InPart,
+    AsAWhole,
+    /// It gave the stream up.
+    NoMore,
 }
 
 /// Finds the heads of frames in bytes that come in any pieces.
@@ -202,6 +220,7 @@ impl Frames {
             received: Reader::default(),
             sent: Reader::default(),
             last: 0,
+            last_is: Sent::InPart,
             opened: 0,
             data_received: 0,
             data_sent: 0,
@@ -252,15 +271,24 @@ impl Frames {
         payload: &[u8],
         seconds: &dyn Fn() -> u64,
     ) -> Result<(), Fault> {
+        if self.block == Block::Open && self.opened == 0 && frame.kind != SETTINGS {
+            // Settings come with the preface (RFC 9113 section 3.4).
+            return Err(Fault::Protocol);
+        }
+        rules::check(frame, payload)?;
         match frame.kind {
             HEADERS => {
                 if frame.stream > self.last {
                     self.last = frame.stream;
+                    self.last_is = Sent::InPart;
                     self.opened += 1;
                     self.count_unread()?;
+                } else if self.is_of_last(frame) && self.last_is != Sent::InPart {
+                    return Err(Fault::Ended);
                 } else if trailers::have_pseudo_fields(frame.flags, payload, frame.length) {
                     return Err(Fault::Trailers);
                 }
+                self.note_end(frame);
                 self.block_goes_on(frame);
                 self.count_empty(frame)
             }
@@ -269,6 +297,10 @@ impl Frames {
                 self.count_empty(frame)
             }
             DATA => {
+                if self.is_of_last(frame) && self.last_is == Sent::AsAWhole {
+                    return Err(Fault::Ended);
+                }
+                self.note_end(frame);
                 self.data_received += 1;
                 self.count_empty(frame)
             }
@@ -284,6 +316,9 @@ impl Frames {
                 if self.window_updates > max { Err(Fault::WindowUpdate) } else { Ok(()) }
             }
             RST_STREAM => {
+                if frame.stream == self.last {
+                    self.last_is = Sent::NoMore;
+                }
                 self.resets_received += 1;
                 let max = self.opened + u64::from(self.limits.control);
                 if self.resets_received > max { Err(Fault::Reset) } else { Ok(()) }
@@ -294,6 +329,17 @@ impl Frames {
                 Ok(())
             }
             _ => self.count_control(seconds),
+        }
+    }
+
+    /// Whether it is of the last stream, and within no block, where it might not be at all.
+    fn is_of_last(&self, frame: Frame) -> bool {
+        frame.stream == self.last && self.block == Block::Last
+    }
+
+    fn note_end(&mut self, frame: Frame) {
+        if frame.flags & END_STREAM != 0 && frame.stream == self.last {
+            self.last_is = Sent::AsAWhole;
         }
     }
 
@@ -424,7 +470,9 @@ mod tests {
         assert_eq!(limit(&frame(PRIORITY, 0, 1, 5)), (100, Some(Fault::Priority)));
         assert_eq!(limit(&frame(WINDOW_UPDATE, 0, 0, 4)), (5, Some(Fault::WindowUpdate)));
         assert_eq!(limit(&frame(DATA, 0, 1, 0)), (1, Some(Fault::Empty)));
-        assert_eq!(limit(&frame(CONTINUATION, 0, 1, 0)), (1, Some(Fault::Empty)));
+        let mut frames = begun();
+        frames.received(&frame(HEADERS, 0, 1, 1), || 0).unwrap();
+        assert_eq!(times(&mut frames, &frame(CONTINUATION, 0, 1, 0), 0), (1, Some(Fault::Empty)));
         assert_eq!(limit(&frame(RST_STREAM, 0, 1, 4)), (1000, Some(Fault::Reset)));
         assert_eq!(limit(&frame(PING, END_STREAM, 0, 8)), (1_000_000, None));
         assert_eq!(times(&mut begun(), &frame(PING, 0, 0, 8), 60).0, 7000);

@@ -102,6 +102,12 @@ label! {
         SlowHeaders = "slow_headers",
         /// Trailers with what only heads may have.
         Trailers = "trailers",
+        /// Frames of another size than their kind has.
+        Size = "frame_size",
+        /// A window beyond what there may be.
+        Window = "window",
+        /// Frames of a stream that the client has ended.
+        Ended = "ended_stream",
         /// What the codec finds too much.
         Excess = "excess",
         /// What the codec finds wrong.

@@ -1,6 +1,7 @@
 //! What the proxy does with traffic that is wrong, too much or too slow.
 
 mod floods;
+mod http2;
 mod limits;
 mod requests;
 mod responses;
