@@ -1,9 +1,12 @@
 //! Finds Envoy's descriptor set in the crate that ships it, and compiles our own .proto files without `protoc`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, error, fs};
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use prost::Message;
 
 const OURS: [&str; 3] =
@@ -14,12 +17,13 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     println!("cargo::rerun-if-changed=../Cargo.lock");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let envoy = envoy_types_folder()?;
-    fs::copy(envoy.join("src/generated/types.bin"), out.join("envoy.fds.bin"))?;
+    let envoy = fs::read(envoy.join("src/generated/types.bin"))?;
+    fs::write(out.join("envoy.fds.z"), compressed(&envoy)?)?;
 
     let set = protox::compile(OURS, [Path::new("proto")])?;
     let mut ours = set.clone();
     ours.file.retain(|file| !file.name().starts_with("google/"));
-    fs::write(out.join("ours.fds.bin"), ours.encode_to_vec())?;
+    fs::write(out.join("ours.fds.z"), compressed(&ours.encode_to_vec())?)?;
 
     let mut config = prost_build::Config::new();
     config.enable_type_names();
@@ -30,6 +34,13 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     state.file.retain(|file| !file.name().starts_with("typed_struct/"));
     config.include_file("ours.rs").compile_fds(state)?;
     Ok(())
+}
+
+/// What lies in a program uncompressed is resident once it was read.
+fn compressed(bytes: &[u8]) -> Result<Vec<u8>, Box<dyn error::Error>> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
 }
 
 /// Where the source of the `envoy-types` that this build uses lies.

@@ -177,7 +177,13 @@ impl Admin {
 }
 
 async fn config_dump(dump: Dump) -> Response<Full<Bytes>> {
-    match tokio::task::spawn_blocking(move || format!("{:#}\n", dump.to_json())).await {
+    let render = move || {
+        let json = format!("{:#}\n", dump.to_json());
+        // They take more memory than most configurations.
+        xds_proto::descriptor::release();
+        json
+    };
+    match tokio::task::spawn_blocking(render).await {
         Ok(json) => typed("application/json", json),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

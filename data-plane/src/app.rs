@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use xds_proto::descriptor;
 
 use crate::admin::dump::Dump;
 use crate::admin::{self, Admin, Readiness};
@@ -34,6 +35,7 @@ mod listening;
 mod lookups;
 mod patience;
 mod pressure;
+mod retired;
 mod saver;
 mod watches;
 #[cfg(test)]
@@ -62,6 +64,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     logs::start(args.log_level, args.log_format)?;
     let bootstrap = settings::read(args)?;
+    // Only a dump of the configuration needs them again.
+    descriptor::release();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")

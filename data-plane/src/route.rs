@@ -133,6 +133,8 @@ pub struct Found<'a> {
     pub virtual_host: &'a VirtualHost,
     /// The number of the virtual host in the table.
     pub host: HostNumber,
+    /// The place of the route in those of the virtual host.
+    pub place: u32,
     /// The route.
     pub route: &'a Route,
     /// How many bytes of the path the route matched, for rewrites and redirects.
@@ -214,9 +216,10 @@ impl RouteTable {
             return Err(NotFound::TlsRequired);
         }
         let path = self.path(request.path);
-        let route = virtual_host.find(path, request).ok_or(NotFound::NoRoute)?;
+        let (place, route) = virtual_host.find(path, request).ok_or(NotFound::NoRoute)?;
         let matched = route.condition.path.matched(path);
-        Ok(Found { table: self, virtual_host, host: HostNumber(number), route, matched })
+        let host = HostNumber(number);
+        Ok(Found { table: self, virtual_host, host, place, route, matched })
     }
 
     /// A host as its domains have it: without the port, where the table says so.

@@ -160,11 +160,13 @@ pub fn each<T, U>(
     field: &'static str,
     mut compile: impl FnMut(T) -> Result<U, FieldError>,
 ) -> Result<Vec<U>, FieldError> {
-    values
-        .into_iter()
-        .enumerate()
-        .map(|(index, value)| compile(value).at_index(index).at(field))
-        .collect()
+    let values = values.into_iter();
+    // Collected, results would be moved about: nobody knows how many there will be.
+    let mut compiled = Vec::with_capacity(values.size_hint().0);
+    for (index, value) in values.enumerate() {
+        compiled.push(compile(value).at_index(index).at(field)?);
+    }
+    Ok(compiled)
 }
 
 /// Takes a message apart, and accounts for every field of it.

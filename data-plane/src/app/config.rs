@@ -17,6 +17,7 @@ use crate::app::demands::Demands;
 use crate::app::listening::Listening;
 use crate::app::lookups::{Answer, Lookups};
 use crate::app::patience::{Patience, Situation};
+use crate::app::retired::Retired;
 use crate::app::watches::Watches;
 use crate::bootstrap::control_plane::Api;
 use crate::compile::link::link;
@@ -82,6 +83,7 @@ pub(super) struct ConfigLoop {
     wanted: Arc<Wanted>,
     demands: Demands,
     current: Arc<Snapshot>,
+    retired: Retired,
     patience: Patience,
     waiting: Vec<Waiting>,
     held: Vec<Held>,
@@ -103,6 +105,7 @@ impl ConfigLoop {
             wanted: Arc::default(),
             demands: Demands::default(),
             current: out.snapshots.load(),
+            retired: Retired::default(),
             patience: Patience::default(),
             waiting: Vec::new(),
             held: Vec::new(),
@@ -177,6 +180,9 @@ impl ConfigLoop {
                 }
                 Some(event) = inbox.events.recv() => {
                     tokio::task::block_in_place(|| self.hear(event));
+                }
+                () = self.retired.due() => {
+                    tokio::task::block_in_place(|| self.retired.take_down());
                 }
                 Some(ask) = inbox.asks.recv() => self.hear_requests(ask, &mut inbox.asks),
                 () = inbox.checked.notified() => {
@@ -367,8 +373,10 @@ impl ConfigLoop {
             }
         };
         self.waiting = linked.waiting;
-        self.current = Arc::new(linked.snapshot);
+        let before = std::mem::replace(&mut self.current, Arc::new(linked.snapshot));
         self.out.snapshots.publish(Arc::clone(&self.current));
+        self.retired.add(before);
+        self.retired.take_down();
         let tables = &self.tables;
         self.out
             .listening

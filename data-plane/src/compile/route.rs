@@ -3,6 +3,7 @@
 pub(super) mod action;
 mod around;
 mod condition;
+mod known;
 mod mirror;
 mod retry;
 mod split;
@@ -22,6 +23,7 @@ use xds_proto::version::Version;
 
 pub(super) use self::action::header_name;
 use self::around::{Inherited, Surroundings};
+use self::known::Known;
 use crate::compile::source::reference;
 use crate::format::compile::mutations;
 use crate::reference::Reference;
@@ -40,8 +42,9 @@ pub fn compile(mut message: route::RouteConfiguration) -> Result<RouteTable, Fie
     }
     let hosts = std::mem::take(&mut message.virtual_hosts);
     let Framed { frame, inherited, .. } = frame(message)?;
-    let hosts = each(hosts, "virtual_hosts", |message| {
-        virtual_host::compile(message, &inherited).map(Arc::new)
+    let hosts = each(hosts, "virtual_hosts", |mut message| {
+        let routes = std::mem::take(&mut message.routes).into_iter().map(Ok);
+        virtual_host::compile(message, routes, &inherited).map(Arc::new)
     })?;
     RouteTable::new(Arc::new(frame), hosts, None).map_err(wrong_domain)
 }
@@ -57,32 +60,45 @@ pub struct RouteConfig {
     inherited: Inherited,
     /// The version of all but its virtual hosts.
     around: Version,
+    /// What it was compiled from.
+    encoded: Bytes,
 }
+
+/// Virtual hosts of a route configuration by name, each with its bytes.
+type ByName<'a> = HashMap<&'a str, (&'a Arc<VirtualHost>, Bytes)>;
 
 impl RouteConfig {
     /// Compiles an encoded route configuration; virtual hosts that `previous` has too are taken
-    /// from it.
+    /// from it, and of those that changed the routes that are the same.
     ///
     /// # Errors
     /// Bytes that do not decode, or the first field that is wrong or not supported, with its path.
     pub fn compile(encoded: Bytes, previous: Option<&Self>) -> Result<Self, FieldError> {
-        let (rest, hosts) = split::split(encoded)?;
+        let (rest, hosts) = split::split(encoded.clone(), split::VIRTUAL_HOSTS)?;
         let around = Version::of_bytes(&rest);
         let message = route::RouteConfiguration::decode(rest).map_err(undecodable)?;
         let Framed { frame, inherited, vhds } = frame(message)?;
         let known = previous.into_iter().flat_map(|previous| previous.table.virtual_hosts());
         let known: HashMap<&Version, &Arc<VirtualHost>> =
             known.filter_map(|host| Some((host.source.as_ref()?, host))).collect();
+        let by_name = previous.filter(|previous| previous.around == around);
+        let by_name = by_name.map(Self::by_name).transpose()?.unwrap_or_default();
         let hosts = each(hosts, "virtual_hosts", |encoded| {
             let source = source(&around, &encoded);
             match known.get(&source) {
                 Some(known) => Ok(Arc::clone(known)),
-                None => compile_host(encoded, source, &inherited),
+                None => compile_host(encoded, source, &inherited, &by_name),
             }
         })?;
         let previous = previous.map(|previous| &*previous.table);
         let table = RouteTable::new(Arc::new(frame), hosts, previous).map_err(wrong_domain)?;
-        Ok(Self { table: Arc::new(table), vhds, inherited, around })
+        Ok(Self { table: Arc::new(table), vhds, inherited, around, encoded })
+    }
+
+    fn by_name(&self) -> Result<ByName<'_>, FieldError> {
+        let (_, encoded) = split::split(self.encoded.clone(), split::VIRTUAL_HOSTS)?;
+        let hosts = self.table.virtual_hosts().iter();
+        Ok(hosts.zip(encoded).map(|(host, encoded)| (&*host.name, (host, encoded))).collect())
     }
 
     /// Compiles an encoded virtual host that belongs to it; gives `previous` where that is the same.
@@ -97,7 +113,7 @@ impl RouteConfig {
         let source = source(&self.around, &encoded);
         match previous {
             Some(previous) if previous.source.as_ref() == Some(&source) => Ok(Arc::clone(previous)),
-            _ => compile_host(encoded, source, &self.inherited),
+            _ => compile_host(encoded, source, &self.inherited, &ByName::new()),
         }
     }
 }
@@ -106,10 +122,33 @@ fn compile_host(
     encoded: Bytes,
     source: Version,
     inherited: &Inherited,
+    before: &ByName<'_>,
 ) -> Result<Arc<VirtualHost>, FieldError> {
-    let message = route::VirtualHost::decode(encoded).map_err(undecodable)?;
-    let compiled = virtual_host::compile(message, inherited)?;
+    let (rest, routes) = split::split(encoded, split::ROUTES)?;
+    let message = route::VirtualHost::decode(rest.clone()).map_err(undecodable)?;
+    let known = match before.get(&*message.name) {
+        Some((host, before)) => {
+            let (rest_before, encoded) = split::split(before.clone(), split::ROUTES)?;
+            (rest == rest_before).then(|| Known { host: Arc::clone(host), encoded })
+        }
+        None => None,
+    };
+    let shared = match known {
+        Some(known) => virtual_host::compile_changed(message.clone(), &routes, inherited, &known)?,
+        None => None,
+    };
+    let compiled = match shared {
+        Some(shared) => shared,
+        None => {
+            let routes = routes.into_iter().map(|encoded| decode_route(&encoded));
+            virtual_host::compile(message, routes, inherited)?
+        }
+    };
     Ok(Arc::new(VirtualHost { source: Some(source), ..compiled }))
+}
+
+fn decode_route(encoded: &Bytes) -> Result<route::Route, FieldError> {
+    route::Route::decode(encoded.clone()).map_err(undecodable)
 }
 
 /// What a virtual host is made of: its bytes, and those around it.

@@ -19,7 +19,7 @@ pub(crate) struct PathIndex {
 }
 
 /// Where a route lies in the index.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IndexEntry<'a> {
     /// The whole path, or its beginning; lower case when case does not count.
     pub(crate) text: &'a str,
@@ -33,20 +33,14 @@ const PATH_BYTES: usize = 1024;
 impl PathIndex {
     /// An index of routes; their numbers are their places.
     pub(crate) fn new<'a>(routes: impl IntoIterator<Item = IndexEntry<'a>>) -> Self {
-        let mut exact = [HashMap::new(), HashMap::new()];
-        let mut prefixes = [HashMap::new(), HashMap::new()];
+        let mut exact = [Vec::new(), Vec::new()];
+        let mut prefixes = [Vec::new(), Vec::new()];
         for (number, entry) in (0_u32..).zip(routes) {
             let places = if entry.is_exact { &mut exact } else { &mut prefixes };
-            let place: &mut HashMap<&'a str, Vec<u32>> =
-                &mut places[usize::from(!entry.case_sensitive)];
-            place.entry(entry.text).or_default().push(number);
+            places[usize::from(!entry.case_sensitive)].push((entry.text, number));
         }
-        let map = |places: HashMap<&'a str, Vec<u32>>| {
-            places.into_iter().map(|(text, numbers)| (text.into(), numbers.into())).collect()
-        };
         let [exact, exact_any_case] = exact.map(map);
-        let [prefixes, prefixes_any_case] =
-            prefixes.map(|places| PrefixTree::new(places.into_iter().collect()));
+        let [prefixes, prefixes_any_case] = prefixes.map(PrefixTree::new);
         Self { exact, prefixes, exact_any_case, prefixes_any_case }
     }
 
@@ -68,6 +62,13 @@ impl PathIndex {
         }
         (best != u32::MAX).then_some(best)
     }
+}
+
+fn map(mut keys: Vec<(&str, u32)>) -> HashMap<Box<str>, Box<[u32]>> {
+    keys.sort_unstable();
+    let runs = keys.chunk_by(|(a, _), (b, _)| a == b);
+    let numbers = |run: &[(&str, u32)]| run.iter().map(|(_, number)| *number).collect();
+    runs.filter_map(|run| Some((run.first()?.0.into(), numbers(run)))).collect()
 }
 
 fn lower<T>(path: &str, use_it: impl FnOnce(&str) -> T) -> T {

@@ -83,7 +83,7 @@ impl LinkedRoutes {
             }
         };
         let hosts: Box<[_]> = table.virtual_hosts().iter().enumerate().map(link).collect();
-        let has_header = table.virtual_hosts().iter().any(|host| host.has_cluster_header());
+        let has_header = table.virtual_hosts().iter().any(|host| host.has_cluster_header);
         let by_name = has_header.then(|| clusters.clone());
         match previous {
             Some(previous)

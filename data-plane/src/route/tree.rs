@@ -53,9 +53,9 @@ struct Pending {
 }
 
 impl PrefixTree {
-    /// A tree of prefixes, each with its numbers in rising order.
-    pub(crate) fn new(mut keys: Vec<(&str, Vec<u32>)>) -> Self {
-        keys.sort_unstable_by_key(|(key, _)| *key);
+    /// A tree of prefixes, each with a number; several may have the same prefix.
+    pub(crate) fn new(mut keys: Vec<(&str, u32)>) -> Self {
+        keys.sort_unstable();
         let mut nodes = Vec::with_capacity(keys.len());
         let (mut first_bytes, mut labels, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
         let mut pending = Vec::with_capacity(keys.len());
@@ -75,10 +75,12 @@ impl PrefixTree {
             let mut rest = range.start;
             let mut own = Range::default();
             if first_key.len() == depth_here {
-                let key_numbers = &keys[rest].1;
-                own = append(&mut numbers, key_numbers);
-                lowest = lowest.min(key_numbers.first().copied().unwrap_or(NONE));
-                rest += 1;
+                let start = narrow(numbers.len());
+                let here = under.iter().take_while(|(key, _)| key.len() == depth_here);
+                numbers.extend(here.map(|(_, number)| *number));
+                own = Range { start, end: narrow(numbers.len()) };
+                lowest = lowest.min(under.first().map_or(NONE, |(_, number)| *number));
+                rest += own.of().len();
             }
             nodes.push(Node { label, children: Range::default(), numbers: own, above, lowest });
             if own.start != own.end {
@@ -159,14 +161,14 @@ fn append<T: Copy>(all: &mut Vec<T>, some: &[T]) -> Range {
 }
 
 /// How much all keys of an ordered list have in common: as much as the first and the last.
-fn common_length(keys: &[(&str, Vec<u32>)]) -> usize {
+fn common_length(keys: &[(&str, u32)]) -> usize {
     let (Some((first, _)), Some((last, _))) = (keys.first(), keys.last()) else { return 0 };
     first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count()
 }
 
 /// Runs of keys with the same byte at `depth`.
 fn groups(
-    keys: &[(&str, Vec<u32>)],
+    keys: &[(&str, u32)],
     range: std::ops::Range<usize>,
     depth: usize,
 ) -> Vec<std::ops::Range<usize>> {
@@ -186,7 +188,7 @@ mod tests {
     use super::*;
 
     fn all(keys: &[&'static str], path: &str) -> Vec<u32> {
-        let keys = keys.iter().zip(0..).map(|(key, number)| (*key, vec![number])).collect();
+        let keys = keys.iter().zip(0..).map(|(key, number)| (*key, number)).collect();
         let tree = PrefixTree::new(keys);
         let mut seen = Vec::new();
         tree.find(path, NONE, &mut |number| {

@@ -32,8 +32,10 @@ pub struct VirtualHost {
     pub(crate) require_tls: RequireTls,
     pub(crate) mutations: Mutations,
     pub(crate) rate_limits: Box<[RateLimit]>,
-    pub(crate) routes: Box<[Route]>,
-    pub(crate) index: PathIndex,
+    /// Whether a route takes its cluster's name from a header.
+    pub(crate) has_cluster_header: bool,
+    pub(crate) routes: Box<[Arc<Route>]>,
+    pub(crate) index: Arc<PathIndex>,
 }
 
 /// Which requests are sent to https first (`VirtualHost.require_tls`).
@@ -62,11 +64,24 @@ pub struct Route {
 impl VirtualHost {
     /// A virtual host with its routes indexed; the caller sets the rest.
     pub(crate) fn new(name: Arc<str>, routes: Vec<Route>) -> Self {
-        let index = PathIndex::new(routes.iter().map(|route| IndexEntry {
-            text: &route.condition.path.text,
-            is_exact: matches!(route.condition.path.kind, PathKind::Exact),
-            case_sensitive: route.condition.path.case_sensitive,
-        }));
+        Self::following(None, name, routes.into_iter().map(Arc::new).collect())
+    }
+
+    /// As [`Self::new`], in the place of `previous`, with which it shares what is the same.
+    pub(crate) fn following(
+        previous: Option<&Self>,
+        name: Arc<str>,
+        routes: Vec<Arc<Route>>,
+    ) -> Self {
+        let has_same_paths = |previous: &&Self| {
+            let mut pairs = previous.routes.iter().zip(&routes);
+            previous.routes.len() == routes.len()
+                && pairs.all(|(a, b)| Arc::ptr_eq(a, b) || a.index_entry() == b.index_entry())
+        };
+        let index = match previous.filter(has_same_paths) {
+            Some(previous) => Arc::clone(&previous.index),
+            None => Arc::new(PathIndex::new(routes.iter().map(|route| route.index_entry()))),
+        };
         Self {
             name,
             domains: [].into(),
@@ -78,13 +93,14 @@ impl VirtualHost {
             require_tls: RequireTls::None,
             mutations: Mutations::default(),
             rate_limits: [].into(),
+            has_cluster_header: routes.iter().any(|route| route.has_cluster_header()),
             routes: routes.into(),
             index,
         }
     }
 
     /// Its routes, in order.
-    pub fn routes(&self) -> &[Route] {
+    pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 
@@ -98,26 +114,53 @@ impl VirtualHost {
         self.clusters.get(index.0 as usize).map(|name| &**name)
     }
 
-    /// Whether a route takes its cluster's name from a header.
-    pub(crate) fn has_cluster_header(&self) -> bool {
-        self.routes.iter().any(|route| match &route.action {
-            Action::Forward(forward) => {
-                let mut mirrors = forward.mirrors.iter();
-                matches!(forward.cluster, ClusterChoice::Header(_))
-                    || mirrors.any(|mirror| matches!(mirror.cluster, MirrorCluster::Header(_)))
-            }
-            Action::Redirect(_) | Action::Direct(_) => false,
-        })
-    }
-
-    pub(super) fn find(&self, path: &str, request: &RequestView<'_>) -> Option<&Route> {
+    /// The first route that matches, and its number.
+    pub(super) fn find(&self, path: &str, request: &RequestView<'_>) -> Option<(u32, &Route)> {
         let number = self.index.find(path, &mut |number| {
             self.routes.get(number as usize).is_some_and(|route| {
                 route.condition.path.matches_behind(path)
                     && route.condition.rest.as_ref().is_none_or(|rest| rest.match_request(request))
             })
         })?;
-        self.routes.get(number as usize)
+        Some((number, self.routes.get(number as usize)?))
+    }
+}
+
+impl Route {
+    fn index_entry(&self) -> IndexEntry<'_> {
+        IndexEntry {
+            text: &self.condition.path.text,
+            is_exact: matches!(self.condition.path.kind, PathKind::Exact),
+            case_sensitive: self.condition.path.case_sensitive,
+        }
+    }
+
+    /// Whether it takes its cluster's name from a header.
+    fn has_cluster_header(&self) -> bool {
+        let Action::Forward(forward) = &self.action else { return false };
+        let mut mirrors = forward.mirrors.iter();
+        matches!(forward.cluster, ClusterChoice::Header(_))
+            || mirrors.any(|mirror| matches!(mirror.cluster, MirrorCluster::Header(_)))
+    }
+
+    /// The clusters that it names, but for those of its filters.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = ClusterIndex> + '_ {
+        let forward = match &self.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::Direct(_) => None,
+        };
+        forward.into_iter().flat_map(|forward| {
+            let (one, several) = match &forward.cluster {
+                ClusterChoice::One(index) => (Some(*index), &[][..]),
+                ClusterChoice::Weighted(weighted) => (None, weighted.clusters()),
+                ClusterChoice::Header(_) => (None, &[][..]),
+            };
+            let mirrors = forward.mirrors.iter().filter_map(|mirror| match mirror.cluster {
+                MirrorCluster::One(index) => Some(index),
+                MirrorCluster::Header(_) => None,
+            });
+            one.into_iter().chain(several.iter().map(|cluster| cluster.index)).chain(mirrors)
+        })
     }
 }
 

@@ -10,6 +10,7 @@ mod envoy;
 mod memory;
 mod examples;
 mod filters;
+mod footprint;
 mod foreign;
 mod hosts;
 mod kubectl;

@@ -46,6 +46,8 @@ pub(super) struct Surroundings {
     /// What the level around says of filters, and where that is.
     pub(super) filters: FilterSet,
     pub(super) place: Arc<str>,
+    /// The name of routes without one, which they share.
+    pub(super) nameless: Arc<str>,
     /// The number of the route in its virtual host.
     pub(super) route: usize,
 }

@@ -1,4 +1,5 @@
-//! Takes an encoded `RouteConfiguration` apart without decoding its virtual hosts.
+//! Takes an encoded `RouteConfiguration` or `VirtualHost` apart without decoding what it is a list
+//! of: decoded at once, tens of thousands of routes take a hundred times the memory.
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -7,29 +8,31 @@ use xds_proto::field::FieldError;
 use super::undecodable;
 
 /// The number of `RouteConfiguration.virtual_hosts`.
-const VIRTUAL_HOSTS: u32 = 2;
+pub(super) const VIRTUAL_HOSTS: u32 = 2;
+/// The number of `VirtualHost.routes`.
+pub(super) const ROUTES: u32 = 3;
 
-/// What is left of a message without its virtual hosts, and these, still encoded.
-pub(super) fn split(encoded: Bytes) -> Result<(Bytes, Vec<Bytes>), FieldError> {
-    let (mut hosts, mut rest) = (Vec::new(), BytesMut::new());
+/// What is left of a message without the field `items`, and the items of that, still encoded.
+pub(super) fn split(encoded: Bytes, items: u32) -> Result<(Bytes, Vec<Bytes>), FieldError> {
+    let (mut found, mut rest) = (Vec::new(), BytesMut::new());
     let mut left = encoded;
     while left.has_remaining() {
         let field = left.clone();
         let (number, wire) = decode_key(&mut left).map_err(undecodable)?;
-        if number == VIRTUAL_HOSTS && wire == WireType::LengthDelimited {
+        if number == items && wire == WireType::LengthDelimited {
             let length = decode_varint(&mut left).map_err(undecodable)?;
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             if length > left.len() {
                 return Err(undecodable("buffer underflow"));
             }
-            hosts.push(left.split_to(length));
+            found.push(left.split_to(length));
         } else {
             let context = DecodeContext::default();
             skip_field(wire, number, &mut left, context).map_err(undecodable)?;
             rest.extend_from_slice(&field[..field.len() - left.len()]);
         }
     }
-    Ok((rest.freeze(), hosts))
+    Ok((rest.freeze(), found))
 }
 
 #[cfg(test)]
@@ -49,7 +52,7 @@ mod tests {
             ignore_port_in_host_matching: true,
             ..RouteConfiguration::default()
         };
-        let (rest, hosts) = split(whole.encode_to_vec().into()).unwrap();
+        let (rest, hosts) = split(whole.encode_to_vec().into(), VIRTUAL_HOSTS).unwrap();
         let rest = RouteConfiguration::decode(rest).unwrap();
         assert_eq!(rest, RouteConfiguration { virtual_hosts: Vec::new(), ..whole });
         let hosts: Vec<_> =
@@ -60,7 +63,7 @@ mod tests {
     #[test]
     fn what_is_cut_off_is_refused() {
         for encoded in [&b"\x12\x05a"[..], b"\x12", b"\x0a\x05a", b"\xff"] {
-            assert!(split(Bytes::from_static(encoded)).is_err(), "{encoded:?}");
+            assert!(split(Bytes::from_static(encoded), VIRTUAL_HOSTS).is_err(), "{encoded:?}");
         }
     }
 }

@@ -42,7 +42,7 @@ fn view<'a>(path: &'a str, headers: &'a HeaderMap, random: u64) -> RequestView<'
 }
 
 /// The cluster or status that `GET path` (or `METHOD path`) of a host gets.
-fn ask(table: &RouteTable, host: &str, request: &str, lines: &[(&str, &str)]) -> String {
+pub(super) fn ask(table: &RouteTable, host: &str, request: &str, lines: &[(&str, &str)]) -> String {
     let (method, path) = request.split_once(' ').unwrap_or(("GET", request));
     let (method, headers) = (method.parse().unwrap(), headers(lines));
     let view = RequestView { method: &method, host, ..view(path, &headers, 0) };

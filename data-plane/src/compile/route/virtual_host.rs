@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use xds_proto::envoy::config::route::v3 as route;
 use xds_proto::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use xds_proto::field::{At, FieldError, each, required, required_text};
@@ -9,19 +10,74 @@ use xds_proto::fields;
 use xds_proto::google::protobuf::{UInt32Value, UInt64Value};
 
 use super::around::{Inherited, Surroundings};
-use super::{action, both_ways, condition, mirror, retry};
+use super::known::Known;
+use super::{action, both_ways, condition, decode_route, mirror, retry};
 use crate::body::kept::KEPT_BYTES_MAX;
 use crate::filtering::rate_limit;
 use crate::route::virtual_host::{RequireTls, Route, VirtualHost};
 
-/// Compiles a virtual host.
+/// Compiles a virtual host. Its routes come one after the other: decoded at once, tens of thousands
+/// of them take a hundred times the memory.
 ///
 /// # Errors
 /// The first field that is wrong or not supported, with its path.
 pub(super) fn compile(
     message: route::VirtualHost,
+    routes: impl Iterator<Item = Result<route::Route, FieldError>>,
     inherited: &Inherited,
 ) -> Result<VirtualHost, FieldError> {
+    let (host, mut around) = outside(message, inherited)?;
+    let mut compiled = Vec::with_capacity(routes.size_hint().0);
+    for (index, message) in routes.enumerate() {
+        let route = message.and_then(|message| route(message, index + 1, &mut around));
+        compiled.push(Arc::new(route.at_index(index).at("routes")?));
+    }
+    Ok(around_routes(host, around, None, compiled))
+}
+
+/// Compiles a virtual host that was there before in the same surroundings, and shares routes with
+/// that. None where nothing can be shared, since what routes name has changed.
+///
+/// # Errors
+/// As [`compile`].
+pub(super) fn compile_changed(
+    message: route::VirtualHost,
+    routes: &[Bytes],
+    inherited: &Inherited,
+    known: &Known,
+) -> Result<Option<VirtualHost>, FieldError> {
+    let (host, mut around) = outside(message, inherited)?;
+    // What routes say of filters lies in the order of the routes.
+    if known.host.overrides.sets().len() != around.overrides.sets().len() {
+        return Ok(None);
+    }
+    // Routes know clusters by their places.
+    for cluster in known.host.cluster_names() {
+        around.cluster(cluster.to_string())?;
+    }
+    let shared = known.share(routes);
+    let mut compiled = Vec::with_capacity(routes.len());
+    for (index, (encoded, same)) in routes.iter().zip(&shared.same).enumerate() {
+        compiled.push(match same {
+            Some(same) => Arc::clone(same),
+            None => {
+                let message = decode_route(encoded);
+                let route = message.and_then(|message| route(message, index + 1, &mut around));
+                Arc::new(route.at_index(index).at("routes")?)
+            }
+        });
+    }
+    if shared.loses_a_cluster(&compiled) {
+        return Ok(None);
+    }
+    Ok(Some(around_routes(host, around, Some(&known.host), compiled)))
+}
+
+/// All of a virtual host but its routes, and what is around these.
+fn outside(
+    message: route::VirtualHost,
+    inherited: &Inherited,
+) -> Result<(VirtualHost, Surroundings), FieldError> {
     fields!(message: route::VirtualHost,
     read: [
         name, domains, routes, require_tls, retry_policy, request_headers_to_add,
@@ -36,6 +92,7 @@ pub(super) fn compile(
         matcher, cors, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header,
         route_specifiers,
     ]);
+    let _compiled_apart = routes;
     let name: Arc<str> = required_text(name, "name")?.into();
     if domains.is_empty() {
         return Err(FieldError::required()).at("domains");
@@ -54,26 +111,38 @@ pub(super) fn compile(
     around.place = Arc::clone(&name);
     around.kept_bytes_max =
         kept_bytes_max(request_body_buffer_limit, per_request_buffer_limit_bytes, KEPT_BYTES_MAX);
-    let mut number = 0_usize;
-    let routes = each(routes, "routes", |message| {
-        number += 1;
-        route(message, number, &mut around)
-    })?;
     let mutations = both_ways(
         (request_headers_to_add, request_headers_to_remove),
         (response_headers_to_add, response_headers_to_remove),
     )?;
-    Ok(VirtualHost {
+    let host = VirtualHost {
         domains: domains.into_iter().map(String::into_boxed_str).collect(),
-        clusters: around.cluster_names.into(),
-        overrides: around.overrides,
         include_request_attempt_count,
         include_attempt_count_in_response,
         require_tls,
         mutations,
         rate_limits: each(rate_limits, "rate_limits", rate_limit::compile)?.into(),
-        ..VirtualHost::new(name, routes)
-    })
+        ..VirtualHost::new(name, Vec::new())
+    };
+    Ok((host, around))
+}
+
+fn around_routes(
+    host: VirtualHost,
+    around: Surroundings,
+    previous: Option<&VirtualHost>,
+    routes: Vec<Arc<Route>>,
+) -> VirtualHost {
+    let VirtualHost { has_cluster_header, routes, index, .. } =
+        VirtualHost::following(previous, Arc::clone(&host.name), routes);
+    VirtualHost {
+        clusters: around.cluster_names.into(),
+        overrides: around.overrides,
+        has_cluster_header,
+        routes,
+        index,
+        ..host
+    }
 }
 
 /// How much of a request is kept for a retry. The older field cannot ask for more than there is anyway.
@@ -117,5 +186,6 @@ fn route(
         (request_headers_to_add, request_headers_to_remove),
         (response_headers_to_add, response_headers_to_remove),
     )?;
-    Ok(Route { name: name.into(), action, condition, mutations, filters })
+    let name = if name.is_empty() { Arc::clone(&around.nameless) } else { name.into() };
+    Ok(Route { name, action, condition, mutations, filters })
 }
