@@ -95,7 +95,7 @@ pub fn request(
     if head.headers.len() > options.limits.fields_max {
         return Err(Refused::Why(Why::HeadersTooLarge));
     }
-    underscores(&mut head.headers, options.underscores)?;
+    underscores(&mut head.headers, options.underscores, head.version)?;
     let upgrade = upgrade(&head.headers, head.version);
     drop_hop_by_hop(&mut head.headers);
     if let Some(protocol) = &upgrade {
@@ -159,13 +159,21 @@ fn expectation(headers: &mut HeaderMap, passes: bool) -> Result<(), Refused> {
     Ok(())
 }
 
-fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Refused> {
+fn underscores(
+    headers: &mut HeaderMap,
+    action: Underscores,
+    version: Version,
+) -> Result<(), Refused> {
     let has_underscore = |name: &&HeaderName| name.as_str().contains('_');
     match action {
         Underscores::Allow => {}
         Underscores::Reject => {
             if headers.keys().any(|name| has_underscore(&name)) {
-                return Err(Refused::Why(Why::BadRequest));
+                let details = match version {
+                    Version::HTTP_2 => "http2.unexpected_underscore",
+                    _ => "http1.unexpected_underscore",
+                };
+                return Err(Refused::Detail(Why::BadRequest, details));
             }
         }
         Underscores::Drop => {
@@ -462,7 +470,13 @@ mod tests {
             request(&mut parts(line, version, &all), &options, 80).unwrap_err()
         };
         let http11 = Version::HTTP_11;
-        assert_eq!(refused("GET /", http11, &[("a_b", "1")]), Refused::Why(Why::BadRequest));
+        for (version, details) in [
+            (http11, "http1.unexpected_underscore"),
+            (Version::HTTP_2, "http2.unexpected_underscore"),
+        ] {
+            let refused = refused("GET /", version, &[("a_b", "1")]);
+            assert_eq!(refused, Refused::Detail(Why::BadRequest, details));
+        }
         assert_eq!(refused("GET /", Version::HTTP_10, &[]), Refused::Why(Why::LowVersion));
         assert_eq!(
             refused("GET /", http11, &[("expect", "200-ok")]),

@@ -19,7 +19,7 @@ use ::http::HeaderMap;
 use xds_proto::resource::ResourceType;
 
 use self::entry::{EntryFilter, Occupancy};
-use self::http::HttpOptions;
+use self::http::{EscapedSlashes, HttpOptions, Underscores};
 use self::local_reply::LocalReplies;
 use self::log::{AccessLogConfig, LineFormat, LogFilter};
 use self::matching::{ChainMatch, ConnectionFacts};
@@ -35,7 +35,7 @@ use crate::route::RouteTable;
 use crate::route::linked::LinkedRoutes;
 use crate::telemetry::Registry;
 use crate::telemetry::access_log::LogFile;
-use crate::telemetry::stats::ListenerStats;
+use crate::telemetry::stats::{Lax, ListenerStats};
 use crate::tls::SecretError;
 use crate::tls::secret::Secrets;
 use crate::tls::server::{ServerTls, ServerTlsConfig};
@@ -80,6 +80,21 @@ impl ListenerConfig {
     /// All chains, the default one last.
     pub fn all_chains(&self) -> impl Iterator<Item = &Arc<FilterChainConfig>> {
         self.chains.iter().chain(&self.default_chain)
+    }
+
+    /// The settings that leave to endpoints what the proxy could do: Envoy's defaults are such.
+    pub fn lax(&self) -> Vec<Lax> {
+        type Rule = fn(&HttpOptions) -> bool;
+        let http = self.all_chains().filter(|chain| chain.tcp.is_none());
+        let options: Vec<&HttpOptions> = http.map(|chain| &chain.http.options).collect();
+        let rules: [(Lax, Rule); 4] = [
+            (Lax::Paths, |options| !options.path.normalize),
+            (Lax::Slashes, |options| !options.path.merge_slashes),
+            (Lax::EscapedSlashes, |options| options.path.escaped_slashes == EscapedSlashes::Keep),
+            (Lax::Underscores, |options| options.underscores == Underscores::Allow),
+        ];
+        let is_lax = |rule: Rule| options.iter().any(|one| rule(one));
+        rules.into_iter().filter_map(|(lax, rule)| is_lax(rule).then_some(lax)).collect()
     }
 
     /// Names to `visit` each resource that it names.
@@ -292,6 +307,7 @@ impl Listener {
             return Ok(Arc::clone(previous));
         }
         let stats = registry.listener(&config.name);
+        stats.set_lax(&config.lax());
         let logs = config.logs.iter().filter_map(|log| AccessLog::link(log, registry)).collect();
         Ok(Arc::new(Self { config: Arc::clone(config), chains: chains.into(), logs, stats }))
     }

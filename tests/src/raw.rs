@@ -116,6 +116,19 @@ impl Raw {
         std::mem::take(&mut self.ahead)
     }
 
+    /// Waits until there is something to read, or the other side closed.
+    pub async fn readable(&self) {
+        if self.ahead.is_empty() {
+            let _ = self.stream.readable().await;
+        }
+    }
+
+    /// Whether a chunked body comes to its end, and not just to that of the connection.
+    pub async fn has_chunked_end(&mut self) -> bool {
+        let end = timeout(LIMIT, self.find(b"0\r\n\r\n", 0)).await;
+        end.expect("no end in time").is_some()
+    }
+
     /// Reads up to `count` bytes more; gives how many are there.
     pub async fn read(&mut self, count: usize) -> usize {
         while self.ahead.len() < count && self.more().await.is_some() {}

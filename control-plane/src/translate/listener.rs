@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use xds_proto::convert;
 use xds_proto::envoy::config::core::v3::data_source::Specifier;
+use xds_proto::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use xds_proto::envoy::config::core::v3::{
     DataSource, HttpProtocolOptions, TransportSocket, transport_socket,
 };
@@ -42,6 +43,8 @@ use crate::translate::listeners::ClientTrust;
 
 /// A head must be complete within this.
 const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A TLS handshake must be over within this.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without requests is closed after this (Envoy's own default, written out).
 const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The size of a head (Envoy's own default, written out).
@@ -166,6 +169,7 @@ fn filter_chain(chain: &Chain<'_>) -> FilterChain {
         }),
         filters: vec![filter],
         transport_socket: chain.tls.as_ref().map(transport_socket),
+        transport_socket_connect_timeout: chain.tls.as_ref().and(duration(HANDSHAKE_TIMEOUT)),
         ..Default::default()
     }
 }
@@ -245,6 +249,7 @@ fn manager(routes: &str) -> HttpConnectionManager {
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: duration(CONNECTION_IDLE_TIMEOUT),
             max_headers_count: number(HEADERS_MAX),
+            headers_with_underscores_action: HeadersWithUnderscoresAction::RejectRequest.into(),
             ..Default::default()
         }),
         http2_protocol_options: Some(http2),

@@ -12,6 +12,7 @@ use crate::listener::ListenerConfig;
 use crate::serve::Workers;
 use crate::serve::sockets::{BindAddress, Sockets};
 use crate::snapshot::Snapshot;
+use crate::telemetry::stats::Lax;
 
 /// The listeners that have sockets.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Listening {
         self.stop(moving);
         for (name, listener) in &snapshot.listeners {
             if !self.active.contains_key(name) {
-                self.start(name, bind_address(&listener.config));
+                self.start(name, &listener.config);
             }
         }
         // An address that passes to another listener is open all the time: first in, then out.
@@ -85,7 +86,8 @@ impl Listening {
         self.bound.retain(|name, _| is_accepted(name));
     }
 
-    fn start(&mut self, name: &Arc<str>, wanted: BindAddress) {
+    fn start(&mut self, name: &Arc<str>, config: &ListenerConfig) {
+        let wanted = bind_address(config);
         let sockets = match self.bound.remove(name) {
             Some((bound, sockets)) if bound == wanted => sockets,
             // It went back to an address that it had given up.
@@ -101,6 +103,11 @@ impl Listening {
         let address = sockets.address;
         self.workers.listen(name, sockets);
         tracing::info!(listener = &**name, %address, "listener ready");
+        let lax: Vec<_> = config.lax().into_iter().map(Lax::name).collect();
+        if !lax.is_empty() {
+            let settings = lax.join(", ");
+            tracing::warn!(listener = &**name, settings, "listener has lax settings");
+        }
         self.active.insert(Arc::clone(name), Active { wanted, address });
     }
 

@@ -115,7 +115,10 @@ fn note(exchange: &mut Exchange, why: Why) {
 
 fn watched(exchange: &Exchange, response: Response<Body>) -> Response<Body> {
     let meter = Rc::clone(&exchange.response);
-    response.map(|body| body.watched(meter, Deadlines::default()))
+    // Who does not even read what we say ourselves is given up like others.
+    let idle =
+        exchange.view.chain().and_then(|chain| chain.config.http.options.timeouts.stream_idle);
+    response.map(|body| body.watched(meter, Deadlines { idle, end: None }))
 }
 
 /// Adds what the route adds to its responses. What the reply has of its own counts more.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::instrument::{BOUNDS_US, Histogram};
 use super::metrics::{self, Kind, Metric};
 use super::stats::{
-    ByClass, CODE_CLASSES, ConfigSource, EndpointState, Fault, Handshake, Limit, Protocol, Refusal,
-    UpstreamFailureKind, XDS_TYPES,
+    ByClass, CODE_CLASSES, ConfigSource, EndpointState, Fault, Handshake, Lax, Limit, Protocol,
+    Refusal, UpstreamFailureKind, XDS_TYPES,
 };
 use super::why::Why;
 use super::{Registry, lock};
@@ -19,6 +19,7 @@ pub(super) fn render(registry: &Registry) -> String {
     routes(registry, &mut page);
     listeners(registry, &mut page);
     refused(registry, &mut page);
+    lax(registry, &mut page);
     clusters(registry, &mut page);
     overload(registry, &mut page);
     proxy(registry, &mut page);
@@ -222,6 +223,16 @@ fn refused(registry: &Registry, page: &mut Page) {
                 let labels = [("listener", &**name), ("reason", reason)];
                 page.value(&metrics::CONNECTIONS_REFUSED, &labels, count.value());
             }
+        }
+    }
+}
+
+fn lax(registry: &Registry, page: &mut Page) {
+    page.declare(&metrics::LISTENER_LAX);
+    for (name, stats) in &lock(&registry.listeners).clone() {
+        for (setting, is_lax) in Lax::NAMES.iter().zip(&stats.lax) {
+            let labels = [("listener", &**name), ("setting", setting)];
+            page.value(&metrics::LISTENER_LAX, &labels, is_lax.value());
         }
     }
 }

@@ -48,6 +48,7 @@ metrics! {
     TLS_HANDSHAKES: Counter "weighlock_downstream_tls_handshakes_total" ["listener", "result"], "TLS handshakes with clients, by result.";
     CONNECTIONS_REFUSED: Counter "weighlock_downstream_connections_refused_total" ["listener", "reason"], "Client connections that were closed, or only told 503, by reason.";
     CONNECTION_FAULTS: Counter "weighlock_downstream_connection_faults_total" ["listener", "reason"], "HTTP/2 connections that were given up for what the client sent, by reason.";
+    LISTENER_LAX: Gauge "weighlock_listener_lax" ["listener", "setting"], "Whether a setting of the listener leaves to endpoints what the proxy could refuse or make canonical.";
     UPSTREAM_REQUESTS: Counter "weighlock_upstream_requests_total" ["cluster", "attempt", "code_class"], "Attempts to have an endpoint answer a request.";
     UPSTREAM_REQUEST_DURATION: Histogram "weighlock_upstream_request_duration_seconds" ["cluster"], "From the head of the request sent to the head of the response received.";
     UPSTREAM_FAILURES: Counter "weighlock_upstream_failures_total" ["cluster", "reason"], "Attempts that brought no response, by reason.";

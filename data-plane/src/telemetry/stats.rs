@@ -123,6 +123,27 @@ impl Fault {
 }
 
 label! {
+    /// A setting of a listener that leaves to endpoints what the proxy could do.
+    Lax {
+        /// Paths are matched as they come.
+        Paths = "normalize_path",
+        /// Slashes side by side stay.
+        Slashes = "merge_slashes",
+        /// Escaped slashes stay.
+        EscapedSlashes = "path_with_escaped_slashes_action",
+        /// Names of headers may have underscores.
+        Underscores = "headers_with_underscores_action",
+    }
+}
+
+impl Lax {
+    /// The name of the setting.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+label! {
     /// Why an attempt brought no response.
     UpstreamFailureKind {
         /// No connection.
@@ -189,6 +210,7 @@ pub struct ListenerStats {
     pub(super) handshakes: [Counter; 5],
     pub(super) refused: [Counter; 4],
     pub(super) faults: [Counter; Fault::NAMES.len()],
+    pub(super) lax: [Gauge; 4],
 }
 
 impl ListenerStats {
@@ -202,6 +224,12 @@ impl ListenerStats {
     /// A connection is closed.
     pub fn closed(&self, protocol: Protocol) {
         self.connections[protocol as usize].0.decrement();
+    }
+
+    /// Sets which settings are lax.
+    pub fn set_lax(&self, lax: &[Lax]) {
+        self.lax.iter().for_each(|gauge| gauge.set(0));
+        lax.iter().for_each(|one| self.lax[*one as usize].set(1));
     }
 
     /// A connection is not served.

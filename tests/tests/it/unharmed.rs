@@ -5,6 +5,9 @@ mod http2;
 mod limits;
 mod requests;
 mod responses;
+mod paths;
+mod slow;
+mod upstreams;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -42,8 +45,12 @@ struct Change {
     route: Value,
     /// Of the listener.
     listener: Value,
+    /// Of its filter chain.
+    chain: Value,
     /// Of the cluster.
     cluster: Value,
+    /// More clusters.
+    more_clusters: Vec<Value>,
     /// Of the bootstrap.
     bootstrap: Value,
     /// Arguments of the proxy.
@@ -114,14 +121,17 @@ fn bootstrap(
         "path": log.display().to_string(),
         "log_format": {"text_format_source": {"inline_string": format!("{LOG}\n")}}}}]);
     merge(manager, &change.manager);
+    merge(&mut listener["filter_chains"][0], &change.chain);
     merge(&mut listener, &change.listener);
     let mut cluster = json!({"name": "a", "type": "STATIC", "connect_timeout": "2s",
         "load_assignment": {"cluster_name": "a", "endpoints": [{"lb_endpoints": [endpoint]}]}});
     merge(&mut cluster, &change.cluster);
+    let mut clusters = vec![cluster];
+    clusters.extend(change.more_clusters.iter().cloned());
     let mut bootstrap = json!({
         "node": {"id": "n", "cluster": "c"},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}},
-        "static_resources": {"listeners": [listener], "clusters": [cluster]},
+        "static_resources": {"listeners": [listener], "clusters": clusters},
     });
     merge(&mut bootstrap, &change.bootstrap);
     bootstrap
