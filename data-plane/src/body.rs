@@ -4,6 +4,7 @@ pub mod kept;
 pub mod flow;
 pub mod stall;
 pub mod tee;
+mod trailers;
 
 use std::cell::{Cell, OnceCell};
 use std::io::ErrorKind;
@@ -438,9 +439,9 @@ impl Source {
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Self::Incoming(incoming) => Pin::new(incoming)
-                .poll_frame(context)
-                .map(|frame| frame.map(|frame| frame.map_err(BodyError::Sender))),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context).map(|frame| {
+                frame.map(|frame| frame.map(trailers::stripped).map_err(BodyError::Sender))
+            }),
             Self::Filtered(body) => body
                 .as_mut()
                 .poll_frame(context)

@@ -257,6 +257,9 @@ fn target(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refuse
     if !before.starts_with('/') && !is_asterisk {
         return Err(Refused::Why(Why::BadRequest));
     }
+    if head.version == Version::HTTP_2 && !before.is_ascii() {
+        return Err(Refused::Detail(Why::BadRequest, "http2.invalid.header.field"));
+    }
     let is_origin_form = head.uri.authority().is_none() && head.uri.scheme().is_none();
     let canonical = if is_asterisk {
         Canonical::Serve(before.into())

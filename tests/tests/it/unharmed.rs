@@ -1,5 +1,6 @@
 //! What the proxy does with traffic that is wrong, too much or too slow.
 
+mod downgrade;
 mod floods;
 mod http2;
 mod limits;
