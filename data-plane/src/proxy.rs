@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -52,6 +52,8 @@ use crate::listener::http::HttpOptions;
 use crate::route::action::{Action, DirectResponse};
 use crate::route::{Found, NotFound, RequestView};
 use crate::telemetry::why::Why;
+
+const LOCAL_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-local-overloaded");
 
 /// The body of a response on its way to the client. The exchange ends with it.
 #[derive(Debug)]
@@ -155,7 +157,10 @@ fn refused(
     refusal: guard::Refused,
 ) -> Response<Body> {
     exchange.note_route(chain, None);
-    let (why, details, response) = reply::refused(refusal);
+    let (why, details, mut response) = reply::refused(refusal);
+    if why == Why::Overloaded && chain.config.http.options.tells_overload {
+        response.headers_mut().insert(LOCAL_OVERLOADED, HeaderValue::from_static("true"));
+    }
     exchange.notes.details = details.map(Into::into);
     exchange.ends_connection = !matches!(why, Why::DirectResponse | Why::Overloaded);
     reply::local(exchange, None, why, response)

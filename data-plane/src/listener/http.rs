@@ -26,6 +26,8 @@ pub struct HttpOptions {
     pub underscores: Underscores,
     /// `expect: 100-continue` goes upstream, whose word begins the body.
     pub passes_expectations: bool,
+    /// Clients are told which replies are for overload (`append_local_overload`).
+    pub tells_overload: bool,
     /// The `server` header of responses.
     pub server: ServerHeader,
     /// How large a request head may be.
@@ -327,6 +329,7 @@ impl Default for HttpOptions {
             host: HostOptions::default(),
             underscores: Underscores::default(),
             passes_expectations: false,
+            tells_overload: false,
             server: ServerHeader::Overwrite(HeaderValue::from_static("envoy")),
             limits: HeadLimits { bytes_max: 60 * 1024, fields_max: 100 },
             timeouts: Timeouts {

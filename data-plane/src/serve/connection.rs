@@ -120,6 +120,10 @@ async fn speak(connection: Rc<Connection>, mut stream: Stream) {
         return proxy::tcp::refuse(&connection, &view);
     }
     if chain.config.tcp.is_some() {
+        if connection.is_shed.get() {
+            // There is no way to tell it.
+            return;
+        }
         let _open = Open::new(connection.stats(), Protocol::Tcp);
         let io = Io::new(stream);
         return proxy::tcp::serve(&connection, view, io).await;

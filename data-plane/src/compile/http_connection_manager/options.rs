@@ -35,6 +35,7 @@ pub(super) fn compile(mut message: HttpConnectionManager) -> Result<HttpOptions,
         host: host(&message),
         underscores: common.underscores,
         passes_expectations: message.proxy_100_continue,
+        tells_overload: message.append_local_overload,
         server: server(&message.server_name, message.server_header_transformation)?,
         limits: HeadLimits { bytes_max: bytes_max(&message)?, fields_max: common.fields_max },
         timeouts: timeouts(&message, common.timeouts)?,
@@ -62,7 +63,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             original_ip_detection_extensions, early_header_mutation_extensions,
             request_id_extension, append_x_forwarded_port, access_log, route_specifier, local_reply_config,
             set_current_client_cert_details, proxy_100_continue, drain_timeout, delayed_close_timeout,
-            http1_safe_max_connection_duration,
+            http1_safe_max_connection_duration, append_local_overload,
         ],
         ignore: [
             // Names of statistics; ours are named by the listener.
@@ -77,8 +78,8 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
             access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
             // What is malformed ends the stream, or the connection where framing is lost.
             stream_error_on_invalid_http_message,
-            // No request is shed for overload, and no filter reads the PROXY header's values.
-            append_local_overload, add_proxy_protocol_connection_state,
+            // No filter reads the PROXY header's values.
+            add_proxy_protocol_connection_state,
         ],
         refuse: [
             add_user_agent, tracing, scheme_header_transformation,
@@ -100,7 +101,7 @@ fn account(message: HttpConnectionManager) -> Result<(), FieldError> {
         (normalize_path, merge_slashes, path_with_escaped_slashes_action),
         (strip_matching_host_port, strip_trailing_host_dot, strip_port_mode),
         (original_ip_detection_extensions, early_header_mutation_extensions),
-        (request_id_extension, append_x_forwarded_port, proxy_100_continue),
+        (request_id_extension, append_x_forwarded_port, proxy_100_continue, append_local_overload),
     );
     Ok(())
 }

@@ -106,6 +106,21 @@ async fn beyond_our_own_limit_clients_are_told_503() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn beyond_our_own_limit_bytes_go_nowhere() {
+    let arguments = &["--limits-connections", "1"];
+    let chain = json!({"filters": [{"name": "tcp", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "tcp", "cluster": "a"}}]});
+    let rig = Rig::start(Change { arguments, chain, ..Change::default() }).await;
+    let (_first, answer) = ask(rig.address).await;
+    assert_eq!(answer.unwrap().status, 200);
+    let mut second = Raw::connect(rig.address).await;
+    second.send("GET /second HTTP/1.1\r\n\r\n").await;
+    assert_eq!(second.rest().await, b"");
+    assert!(!rig.backend.all().contains("/second"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beyond_our_own_limit_http2_is_told_the_same() {
     let arguments = &["--limits-connections", "1"];
     let rig = Rig::start(Change { arguments, ..Change::default() }).await;
@@ -136,13 +151,15 @@ async fn where_memory_runs_out_requests_are_refused_and_the_admin_page_answers()
         ("our own limit", json!({}), &["--limits-memory", "1m"][..], false),
         ("Envoy's", heap, &[][..], true),
     ] {
-        let rig = Rig::start(Change { bootstrap, arguments, ..Change::default() }).await;
+        let manager = json!({"append_local_overload": keeps});
+        let rig = Rig::start(Change { bootstrap, arguments, manager, ..Change::default() }).await;
         let mut client = becomes(rig.address, Some(503)).await;
         let before = rig.backend.all().len();
         if keeps {
             client.send("GET /a HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
             let answer = client.response(true).await.unwrap();
             assert_eq!((answer.status, &*answer.body), (503, &b"envoy overloaded"[..]), "{name}");
+            assert_eq!(answer.header("x-envoy-local-overloaded"), Some("true"));
             client.send("POST /b HTTP/1.1\r\nhost: a.test\r\ncontent-length: 9\r\n\r\nabc").await;
             let answer = client.response(true).await.unwrap();
             assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));

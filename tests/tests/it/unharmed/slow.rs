@@ -114,7 +114,11 @@ async fn handshakes_that_stall_end() {
         assert_eq!(heard.is_empty(), sent.len() < hello.len(), "{index}");
     }
     let series = "weighlock_downstream_tls_handshakes_total{listener=\"web\",result=\"timeout\"}";
-    assert_eq!(rig.metric(series).await, Some(3.0));
+    wait::until("three to be counted", LIMIT, || async {
+        let count = rig.metric(series).await;
+        if count == Some(3.0) { Ok(()) } else { Err(count) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
