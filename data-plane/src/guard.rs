@@ -10,7 +10,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use self::path::Canonical;
 use crate::framing::Violation;
@@ -80,45 +80,86 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 ///
 /// # Errors
 /// When it must not be served.
-pub fn request(
-    head: &mut request::Parts,
+pub fn request<B>(
+    request: &mut Request<B>,
     options: &HttpOptions,
     local_port: u16,
 ) -> Result<Asks, Refused> {
-    version(head, options)?;
-    if head.method == Method::CONNECT {
+    version(request, options)?;
+    if request.method() == Method::CONNECT {
         // No route is for it: those that are (`connect_matcher`) are not taken.
         return Err(Refused::Why(Why::NoRoute));
     }
-    framing(&head.headers, head.version)?;
-    expectation(&mut head.headers, options.passes_expectations)?;
-    if head.headers.len() > options.limits.fields_max {
+    let version = request.version();
+    let headers = request.headers_mut();
+    let fields = Fields::of(headers);
+    if fields.has(Fields::FRAMING) {
+        framing(headers, version)?;
+    }
+    if fields.has(Fields::EXPECT) {
+        expectation(headers, options.passes_expectations)?;
+    }
+    if headers.len() > options.limits.fields_max {
         return Err(Refused::Why(Why::HeadersTooLarge));
     }
-    underscores(&mut head.headers, options.underscores, head.version)?;
-    let upgrade = upgrade(&head.headers, head.version);
-    drop_hop_by_hop(&mut head.headers);
-    if let Some(protocol) = &upgrade {
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(UPGRADE, protocol.clone());
+    underscores(headers, options.underscores, version)?;
+    let mut asked = None;
+    if fields.has(Fields::HOP_BY_HOP) {
+        asked = upgrade(headers, version);
+        take_hop_by_hop(headers);
     }
-    host::settle(head, options, local_port)?;
-    target(head, options)?;
-    join_cookies(&mut head.headers);
-    Ok(Asks { upgrade })
+    if let Some(protocol) = &asked {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    }
+    host::settle(request, options, local_port)?;
+    target(request, options)?;
+    if fields.has(Fields::COOKIE) {
+        join_cookies(request.headers_mut());
+    }
+    Ok(Asks { upgrade: asked })
 }
 
-fn version(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refused> {
-    if head.version != Version::HTTP_10 && head.version != Version::HTTP_09 {
+/// Which fields a head has of those that are looked at: one pass instead of a look-up for each, since
+/// nearly always there is none.
+#[derive(Debug, Clone, Copy)]
+struct Fields(u8);
+
+impl Fields {
+    const FRAMING: u8 = 1;
+    const EXPECT: u8 = 2;
+    const HOP_BY_HOP: u8 = 4;
+    const COOKIE: u8 = 8;
+
+    fn of(headers: &HeaderMap) -> Self {
+        let one = |name: &HeaderName| match name.as_str() {
+            "content-length" => Self::FRAMING,
+            "transfer-encoding" => Self::FRAMING | Self::HOP_BY_HOP,
+            "expect" => Self::EXPECT,
+            "connection" | "te" | "upgrade" | "keep-alive" | "proxy-connection"
+            | "http2-settings" => Self::HOP_BY_HOP,
+            "cookie" => Self::COOKIE,
+            _ => 0,
+        };
+        Self(headers.keys().fold(0, |fields, name| fields | one(name)))
+    }
+
+    fn has(self, fields: u8) -> bool {
+        self.0 & fields != 0
+    }
+}
+
+fn version<B>(request: &mut Request<B>, options: &HttpOptions) -> Result<(), Refused> {
+    if request.version() != Version::HTTP_10 && request.version() != Version::HTTP_09 {
         return Ok(());
     }
     if !options.http1.accept_http_10 {
         return Err(Refused::Why(Why::LowVersion));
     }
     if let Some(host) = &options.http1.default_host
-        && !head.headers.contains_key(HOST)
+        && !request.headers().contains_key(HOST)
     {
-        head.headers.insert(HOST, host.clone());
+        request.headers_mut().insert(HOST, host.clone());
     }
     Ok(())
 }
@@ -203,6 +244,12 @@ fn nominated(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// Removes what concerns one connection only (RFC 9110 section 7.6.1). `te: trailers` stays, since
 /// we forward trailers.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    if Fields::of(headers).has(Fields::HOP_BY_HOP) {
+        take_hop_by_hop(headers);
+    }
+}
+
+fn take_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let names: Vec<HeaderName> = nominated(headers)
             .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
@@ -251,16 +298,17 @@ fn is_protected(name: &HeaderName) -> bool {
 }
 
 /// Leaves the canonical path and query as the URI.
-fn target(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refused> {
-    let before = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let is_asterisk = before == "*" && head.method == Method::OPTIONS;
+fn target<B>(request: &mut Request<B>, options: &HttpOptions) -> Result<(), Refused> {
+    let uri = request.uri();
+    let before = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let is_asterisk = before == "*" && request.method() == Method::OPTIONS;
     if !before.starts_with('/') && !is_asterisk {
         return Err(Refused::Why(Why::BadRequest));
     }
-    if head.version == Version::HTTP_2 && !before.is_ascii() {
+    if request.version() == Version::HTTP_2 && !before.is_ascii() {
         return Err(Refused::Detail(Why::BadRequest, "http2.invalid.header.field"));
     }
-    let is_origin_form = head.uri.authority().is_none() && head.uri.scheme().is_none();
+    let is_origin_form = uri.authority().is_none() && uri.scheme().is_none();
     let canonical = if is_asterisk {
         Canonical::Serve(before.into())
     } else {
@@ -276,7 +324,7 @@ fn target(head: &mut request::Parts, options: &HttpOptions) -> Result<(), Refuse
         Canonical::Serve(path) => {
             let path =
                 PathAndQuery::try_from(path.as_ref()).map_err(|_| Refused::Why(Why::BadRequest))?;
-            head.uri = Uri::from(path);
+            *request.uri_mut() = Uri::from(path);
             Ok(())
         }
     }
@@ -309,30 +357,37 @@ pub struct BadResponse;
 ///
 /// # Errors
 /// When its framing cannot be trusted, or it switches protocols and nobody asked.
-pub fn response(head: &mut response::Parts, asked_upgrade: bool) -> Result<(), BadResponse> {
-    let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next() {
-        let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
-        if !is_chunked || encodings.next().is_some() {
+pub fn response<B>(response: &mut Response<B>, asked_upgrade: bool) -> Result<(), BadResponse> {
+    let status = response.status();
+    let headers = response.headers_mut();
+    let fields = Fields::of(headers);
+    if fields.has(Fields::FRAMING) {
+        let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+        if let Some(encoding) = encodings.next() {
+            let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
+            if !is_chunked || encodings.next().is_some() {
+                return Err(BadResponse);
+            }
+            // Both together come this far only where the cluster allows it; the encoding counts then.
+            headers.remove(CONTENT_LENGTH);
+        }
+        let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+        if let Some(length) = lengths.next()
+            && (!is_number(length) || lengths.any(|other| other != length))
+        {
             return Err(BadResponse);
         }
-        // Both together come this far only where the cluster allows it; the encoding counts then.
-        head.headers.remove(CONTENT_LENGTH);
     }
-    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next()
-        && (!is_number(length) || lengths.any(|other| other != length))
-    {
-        return Err(BadResponse);
-    }
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
         return if asked_upgrade { Ok(()) } else { Err(BadResponse) };
     }
-    if head.status.is_informational() {
+    if status.is_informational() {
         return Err(BadResponse);
     }
-    drop_hop_by_hop(&mut head.headers);
-    head.headers.remove(TE);
+    if fields.has(Fields::HOP_BY_HOP) {
+        take_hop_by_hop(headers);
+        headers.remove(TE);
+    }
     Ok(())
 }
 
@@ -341,16 +396,16 @@ mod tests {
     use super::*;
     use crate::listener::http::{Http1Options, PathOptions};
 
-    fn parts(line: &str, version: Version, headers: &[(&str, &str)]) -> request::Parts {
+    fn parts(line: &str, version: Version, headers: &[(&str, &str)]) -> Request<()> {
         let (method, target) = line.split_once(' ').unwrap();
         let mut request = http::Request::builder().method(method).uri(target).version(version);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request.body(()).unwrap().into_parts().0
+        request.body(()).unwrap()
     }
 
-    fn check(line: &str, headers: &[(&str, &str)]) -> Result<(request::Parts, Asks), Refused> {
+    fn check(line: &str, headers: &[(&str, &str)]) -> Result<(Request<()>, Asks), Refused> {
         let mut head = parts(line, Version::HTTP_11, headers);
         request(&mut head, &HttpOptions::default(), 80).map(|asks| (head, asks))
     }
@@ -402,8 +457,8 @@ mod tests {
             assert!(check(line, &[("host", host)]).is_ok(), "{line} {host}");
         }
         let (head, _) = check("GET http://a.test/x?y", &[("host", "A.test:80")]).unwrap();
-        assert_eq!(head.uri, "/x?y");
-        assert_eq!(head.headers[HOST], "a.test");
+        assert_eq!(*head.uri(), "/x?y");
+        assert_eq!(head.headers()[HOST], "a.test");
         let connect = check("CONNECT a.test:80", &[("host", "a.test:80")]);
         assert_eq!(connect.unwrap_err(), Refused::Why(Why::NoRoute));
         let none = Refused::Status(StatusCode::BAD_REQUEST, "missing_host_header");
@@ -426,11 +481,11 @@ mod tests {
             ],
         )
         .unwrap();
-        let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        let names: Vec<_> = head.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names.len(), 4, "{names:?}");
-        assert_eq!(head.headers[TE], "trailers");
-        assert!(head.headers.contains_key("x-forwarded-for"));
-        assert!(head.headers.contains_key(CONTENT_LENGTH));
+        assert_eq!(head.headers()[TE], "trailers");
+        assert!(head.headers().contains_key("x-forwarded-for"));
+        assert!(head.headers().contains_key(CONTENT_LENGTH));
     }
 
     #[test]
@@ -454,8 +509,8 @@ mod tests {
         let target = "GET http://a.test/";
         let mut head = parts(target, Version::HTTP_2, &[("cookie", "a=1"), ("cookie", "b=2")]);
         request(&mut head, &options, 80).unwrap();
-        assert_eq!(head.headers[COOKIE], "a=1; b=2");
-        assert_eq!(head.headers[HOST], "a.test");
+        assert_eq!(head.headers()[COOKIE], "a=1; b=2");
+        assert_eq!(head.headers()[HOST], "a.test");
         let mut head = parts(target, Version::HTTP_2, &[("host", "b.test")]);
         assert_eq!(request(&mut head, &options, 80), Err(host::INVALID_AUTHORITY));
     }
@@ -503,7 +558,7 @@ mod tests {
         };
         let mut head = parts("GET /", Version::HTTP_10, &[]);
         assert!(request(&mut head, &options, 80).is_ok());
-        assert_eq!(head.headers[HOST], "a.test");
+        assert_eq!(head.headers()[HOST], "a.test");
     }
 
     #[test]
@@ -513,19 +568,19 @@ mod tests {
             for (name, value) in headers {
                 response = response.header(*name, *value);
             }
-            response.body(()).unwrap().into_parts().0
+            response.body(()).unwrap()
         };
         let chunked = ("transfer-encoding", "chunked");
         assert!(response(&mut head(200, &[chunked]), false).is_ok());
         let mut both = head(200, &[chunked, ("content-length", "1")]);
         response(&mut both, false).unwrap();
-        assert!(both.headers.is_empty(), "the encoding counts, and is dropped hop by hop");
+        assert!(both.headers().is_empty(), "the encoding counts, and is dropped hop by hop");
         assert!(response(&mut head(200, &[("transfer-encoding", "gzip")]), false).is_err());
         assert!(response(&mut head(200, &[("content-length", "x")]), false).is_err());
         assert!(response(&mut head(101, &[]), false).is_err());
         assert!(response(&mut head(101, &[]), true).is_ok());
         let mut kept = head(200, &[("connection", "close"), ("keep-alive", "1"), ("x", "1")]);
         response(&mut kept, false).unwrap();
-        assert_eq!(kept.headers.len(), 1);
+        assert_eq!(kept.headers().len(), 1);
     }
 }

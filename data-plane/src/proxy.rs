@@ -59,52 +59,68 @@ const LOCAL_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-local-over
 #[derive(Debug)]
 pub struct ReplyBody {
     body: Outgoing,
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     /// How it broke off, until what came before is on its way.
     broken: Option<BodyError>,
 }
 
 /// Answers a request. `stream` watches over it, where a connection has several.
-pub async fn serve(
+///
+/// Request and exchange lie in boxes: what holds them on the way is moved about and kept.
+pub fn serve(
     connection: &Rc<Connection>,
     request: Request<Incoming>,
     stream: Option<Rc<StreamWatch>>,
-) -> Response<ReplyBody> {
+) -> impl Future<Output = Response<ReplyBody>> + use<> {
     let (mut head, incoming) = request.into_parts();
     let client = head.extensions.remove::<OnUpgrade>();
     upgrade::unify(&mut head);
     let mut exchange = Exchange::new(connection, &head);
-    let view = exchange.view.clone();
     let mut body = Body::incoming(incoming);
     if !has_trailers(&exchange) {
         body = body.ignoring_trailers();
     }
     let body = body.watched(Rc::clone(&exchange.request), Deadlines::default());
-    let response = match view.chain() {
-        Some(chain) => answer(&mut exchange, chain, Request::from_parts(head, body)).await,
-        None => Local::new(Why::InternalError).respond(),
-    };
-    match client {
-        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            switch(exchange, client, response)
+    let request = Box::new(Request::from_parts(head, body));
+    async move {
+        let view = exchange.view.clone();
+        let response = match view.chain() {
+            Some(chain) => answer(&mut exchange, chain, request).await,
+            None => Local::new(Why::InternalError).respond(),
+        };
+        match client {
+            None => reply(exchange, response, stream.as_deref()),
+            Some(client) => upgraded(exchange, client, response, stream.as_deref()),
         }
-        // To the codec it has switched, so that the body is what goes through the tunnel.
-        Some(client) if exchange.version == Version::HTTP_2 && response.status().is_success() => {
-            let limits = (response.body().deadlines(), Rc::clone(&exchange.activity));
-            let response = reply(exchange, response, None);
-            upgrade::without_switch(Rc::clone(connection), client, response, limits)
-        }
-        _ => reply(exchange, response, stream.as_deref()),
     }
+}
+
+/// Hands on the response to a client that could switch protocols.
+fn upgraded(
+    exchange: Box<Exchange>,
+    client: OnUpgrade,
+    response: Response<Body>,
+    stream: Option<&StreamWatch>,
+) -> Response<ReplyBody> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return switch(exchange, client, response);
+    }
+    if exchange.version != Version::HTTP_2 || !response.status().is_success() {
+        return reply(exchange, response, stream);
+    }
+    // To the codec it has switched, so that the body is what goes through the tunnel.
+    let limits = (response.body().deadlines(), Rc::clone(&exchange.activity));
+    let connection = Rc::clone(&exchange.connection);
+    upgrade::without_switch(connection, client, reply(exchange, response, None), limits)
 }
 
 /// Answers a request whose head broke the protocol. `request` only stands for it.
 pub async fn refuse(
-    connection: &Rc<Connection>,
+    connection: Rc<Connection>,
     request: Request<Incoming>,
     violation: Violation,
 ) -> Response<ReplyBody> {
-    let mut exchange = Exchange::unread(connection, &request.into_parts().0);
+    let mut exchange = Exchange::unread(&connection, &request.into_parts().0);
     let view = exchange.view.clone();
     let response = match view.chain() {
         Some(chain) => {
@@ -120,11 +136,11 @@ pub async fn refuse(
 async fn answer(
     exchange: &mut Exchange,
     chain: &FilterChain,
-    request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Response<Body> {
-    let response = match admit_or_shed(exchange, &chain.config.http.options, request) {
+    let response = match admit_or_shed(exchange, &chain.config.http.options, &mut request) {
         Err(refusal) => refused(exchange, chain, refusal),
-        Ok(admitted) => match route(exchange, chain, admitted).await {
+        Ok(upgrade) => match route(exchange, chain, (request, upgrade)).await {
             Ok(response) => response,
             // Rare, so that it does not add to the size of every request.
             Err(Outdated(admitted)) => return Box::pin(again(exchange, admitted)).await,
@@ -180,14 +196,14 @@ async fn leave(
 }
 
 /// A request that was let in, and the protocol that it asks to upgrade to.
-type Admitted = (Request<Body>, Option<HeaderValue>);
+type Admitted = (Box<Request<Body>>, Option<HeaderValue>);
 
 /// Lets a request in, unless there is too much to do: that is found out first, while it costs least.
 fn admit_or_shed(
     exchange: &mut Exchange,
     options: &HttpOptions,
-    request: Request<Body>,
-) -> Result<Admitted, guard::Refused> {
+    request: &mut Request<Body>,
+) -> Result<Option<HeaderValue>, guard::Refused> {
     if exchange.connection.sheds_request() {
         if request.body().is_empty() {
             exchange.request.complete();
@@ -197,23 +213,23 @@ fn admit_or_shed(
     admit(exchange, options, request)
 }
 
-/// Lets a request in: checked, canonical, with the headers of the edge.
+/// Lets a request in: checked, canonical, with the headers of the edge. Gives the protocol that it asks
+/// to upgrade to.
 fn admit(
     exchange: &mut Exchange,
     options: &HttpOptions,
-    request: Request<Body>,
-) -> Result<Admitted, guard::Refused> {
-    let (mut head, body) = request.into_parts();
+    request: &mut Request<Body>,
+) -> Result<Option<HeaderValue>, guard::Refused> {
     let facts = &exchange.connection.facts;
-    let asks = guard::request(&mut head, options, facts.local.port());
+    let asks = guard::request(request, options, facts.local.port());
     // What an upgrade leads to is a part of its request.
     let is_upgrade = asks.as_ref().is_ok_and(|asks| asks.upgrade.is_some());
-    if body.is_empty() && !is_upgrade {
+    if request.body().is_empty() && !is_upgrade {
         exchange.request.complete();
     }
     let asks = asks?;
     for change in &options.edge.early_changes {
-        change.apply(&mut head.headers, Side::Request, &exchange.context());
+        change.apply(request.headers_mut(), Side::Request, &exchange.context());
     }
     let certificate = exchange.connection.certificate_element(options.edge.certificate_details);
     let peer = Peer {
@@ -223,9 +239,9 @@ fn admit(
         local_port: facts.local.port(),
         certificate: certificate.as_ref(),
     };
-    let origin = edge::request(&mut head.headers, &options.edge, peer, fastrand::u128(..))?;
-    exchange.note_request(&head, origin);
-    Ok((Request::from_parts(head, body), asks.upgrade))
+    let origin = edge::request(request.headers_mut(), &options.edge, peer, fastrand::u128(..))?;
+    exchange.note_request(request, origin);
+    Ok(asks.upgrade)
 }
 
 /// A request that begins again: the configuration has changed under it.
@@ -299,7 +315,7 @@ async fn route(
 fn answered(
     exchange: &mut Exchange,
     (found, random): Way<'_>,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
     reply: Reply,
 ) -> Response<Body> {
     let taken = found.ok().and_then(|found| {
@@ -342,7 +358,7 @@ fn view<'a>(exchange: &'a Exchange, request: &'a Request<Body>, random: u64) -> 
 fn no_route(
     exchange: &mut Exchange,
     not_found: NotFound,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Response<Body> {
     let (why, response) = match not_found {
         NotFound::NoVirtualHost | NotFound::NoRoute => {
@@ -361,7 +377,7 @@ fn no_route(
 fn direct(
     exchange: &mut Exchange,
     found: &Found<'_>,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
     mut response: Response<Body>,
 ) -> Response<Body> {
     exchange.headers = request.into_parts().0.headers;
@@ -388,7 +404,7 @@ fn is_allowed(protocol: &HeaderValue, found: &Found<'_>, options: &HttpOptions) 
 
 /// Hands the response to the codec; the exchange ends with its body.
 fn reply(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     mut response: Response<Body>,
     stream: Option<&StreamWatch>,
 ) -> Response<ReplyBody> {
@@ -430,7 +446,7 @@ fn has_trailers(exchange: &Exchange) -> bool {
 
 /// Switches protocols: the exchange ends with the tunnel.
 fn switch(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     client: OnUpgrade,
     mut response: Response<Body>,
 ) -> Response<ReplyBody> {

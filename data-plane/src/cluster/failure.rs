@@ -95,10 +95,10 @@ pub struct UpstreamError {
 impl UpstreamError {
     pub(crate) fn new(
         reason: UpstreamFailure,
-        request: Option<http::Request<Body>>,
+        request: Option<Box<http::Request<Body>>>,
         source: Option<Box<dyn Error + Send + Sync>>,
     ) -> Self {
-        Self { reason, request: request.map(Box::new), source }
+        Self { reason, request, source }
     }
 
     /// What hyper's error means. `is_reused`: the connection had served before.
@@ -108,7 +108,7 @@ impl UpstreamError {
         is_reused: bool,
     ) -> Self {
         let reason = classify(&error, is_reused);
-        Self::new(reason, request, Some(Box::new(error)))
+        Self::new(reason, request.map(Box::new), Some(Box::new(error)))
     }
 }
 

@@ -93,7 +93,7 @@ impl Pools {
         endpoint: &Arc<Endpoint>,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, UpstreamError> {
-        self.send_by(endpoint, request, &mut None).await
+        self.send_by(endpoint, Box::new(request), &mut None).await
     }
 
     /// As [`Self::send`]; notes in `link` which connection takes the request.
@@ -103,7 +103,7 @@ impl Pools {
     pub async fn send_by(
         &self,
         endpoint: &Arc<Endpoint>,
-        mut request: http::Request<Body>,
+        mut request: Box<http::Request<Body>>,
         link: &mut Option<Rc<Link>>,
     ) -> Result<http::Response<Body>, UpstreamError> {
         let Home { config, live } = &*endpoint.home;
@@ -125,7 +125,7 @@ impl Pools {
                     reason: UpstreamFailure::ReusedClosed,
                     request: Some(unsent),
                     ..
-                }) => request = *unsent,
+                }) => request = unsent,
                 result => return result,
             }
         }
@@ -191,7 +191,7 @@ async fn attempt(
     pool: &Rc<Pool>,
     endpoint: &Arc<Endpoint>,
     (in_flight, link): (&mut Option<Occupied>, &mut Option<Rc<Link>>),
-    request: http::Request<Body>,
+    request: Box<http::Request<Body>>,
 ) -> Result<http::Response<Body>, UpstreamError> {
     let ready = pool.acquire(endpoint).await;
     *link = ready.as_ref().ok().map(|ready| Rc::clone(ready.link()));

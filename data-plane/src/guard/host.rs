@@ -2,7 +2,7 @@
 
 use http::header::HOST;
 use http::uri::Scheme;
-use http::{HeaderValue, StatusCode, Version, request};
+use http::{HeaderValue, Request, StatusCode, Version};
 
 use super::Refused;
 use crate::listener::http::{HostOptions, HttpOptions, StripPort};
@@ -12,23 +12,23 @@ pub(super) const INVALID_AUTHORITY: Refused =
     Refused::Detail(Why::BadRequest, "http.invalid_authority");
 
 /// Leaves one `host` header, valid and as the options want it.
-pub(super) fn settle(
-    head: &mut request::Parts,
+pub(super) fn settle<B>(
+    request: &mut Request<B>,
     options: &HttpOptions,
     local_port: u16,
 ) -> Result<(), Refused> {
-    let mut hosts = head.headers.get_all(HOST).iter();
+    let mut hosts = request.headers().get_all(HOST).iter();
     let header = hosts.next();
     if hosts.next().is_some() {
         return Err(INVALID_AUTHORITY);
     }
-    let uri = head.uri.authority().map(http::uri::Authority::as_str);
-    if uri.is_some() && options.http1.refuse_absolute_url && head.version < Version::HTTP_2 {
+    let uri = request.uri().authority().map(http::uri::Authority::as_str);
+    if uri.is_some() && options.http1.refuse_absolute_url && request.version() < Version::HTTP_2 {
         return Err(Refused::Status(StatusCode::NOT_FOUND, "absolute_path_rejected"));
     }
     let host = match (uri, header) {
         // Those in front of us may have gone by the one, those behind may go by the other.
-        (Some(uri), Some(header)) if !is_same_authority(uri, header, head.uri.scheme()) => {
+        (Some(uri), Some(header)) if !is_same_authority(uri, header, request.uri().scheme()) => {
             return Err(INVALID_AUTHORITY);
         }
         (Some(uri), _) => uri,
@@ -37,13 +37,14 @@ pub(super) fn settle(
             return Err(Refused::Status(StatusCode::BAD_REQUEST, "missing_host_header"));
         }
     };
-    if !is_authority(host) {
+    let (name, port) = split_port(host);
+    if !is_valid(name, port) {
         return Err(INVALID_AUTHORITY);
     }
-    let stripped = strip(host, options.host, local_port);
+    let stripped = strip(host, (name, port), options.host, local_port);
     if header.is_none_or(|header| header.as_bytes() != stripped.as_bytes()) {
         let value = HeaderValue::from_str(stripped).map_err(|_| INVALID_AUTHORITY)?;
-        head.headers.insert(HOST, value);
+        request.headers_mut().insert(HOST, value);
     }
     Ok(())
 }
@@ -57,8 +58,7 @@ fn is_same_authority(uri: &str, host: &HeaderValue, scheme: Option<&Scheme>) -> 
 }
 
 /// Whether this is a host with or without a port, and nothing else (RFC 3986 section 3.2.2).
-fn is_authority(text: &str) -> bool {
-    let (host, port) = split_port(text);
+fn is_valid(host: &str, port: Option<&str>) -> bool {
     let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok() && !port.starts_with('+'));
     let is_host = match host.strip_prefix('[') {
         Some(v6) => v6.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
@@ -74,18 +74,22 @@ fn is_authority(text: &str) -> bool {
 
 /// The host, and the port where there is one.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
-    let after_v6 = authority.rfind(']').unwrap_or(0);
-    match authority[after_v6..].rfind(':') {
-        Some(colon) => {
-            let (host, port) = authority.split_at(after_v6 + colon);
+    // Too short for a search by machine words.
+    match authority.bytes().rposition(|byte| matches!(byte, b':' | b']')) {
+        Some(at) if authority.as_bytes()[at] == b':' => {
+            let (host, port) = authority.split_at(at);
             (host, port.get(1..))
         }
-        None => (authority, None),
+        _ => (authority, None),
     }
 }
 
-fn strip(authority: &str, options: HostOptions, local_port: u16) -> &str {
-    let (host, port) = split_port(authority);
+fn strip<'a>(
+    authority: &'a str,
+    (host, port): (&'a str, Option<&str>),
+    options: HostOptions,
+    local_port: u16,
+) -> &'a str {
     let strips_port = match options.strip_port {
         StripPort::No => false,
         StripPort::Matching => port.and_then(|port| port.parse().ok()) == Some(local_port),
@@ -121,7 +125,7 @@ mod tests {
     #[test]
     fn ports_and_dots_are_taken_off_as_told() {
         let host = |strip_port, strip_trailing_dot, host: &str| {
-            strip(host, HostOptions { strip_port, strip_trailing_dot }, 80).to_owned()
+            strip(host, split_port(host), HostOptions { strip_port, strip_trailing_dot }, 80).to_owned()
         };
         assert_eq!(host(StripPort::No, false, "a.test:80"), "a.test:80");
         assert_eq!(host(StripPort::Matching, false, "a.test:80"), "a.test");

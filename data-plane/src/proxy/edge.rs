@@ -93,16 +93,24 @@ pub fn request(
         append_peer(headers, peer);
     }
     let is_untrusted = options.use_remote_address && options.trusted_hops == 0;
-    if is_untrusted || !headers.contains_key(FORWARDED_PROTO) {
+    let claims = Claims::of(headers);
+    let mut is_https = peer.is_tls;
+    if is_untrusted || !claims.proto {
         headers.insert(FORWARDED_PROTO, scheme);
+    } else {
+        is_https = headers.get(FORWARDED_PROTO).is_some_and(|proto| proto == "https");
     }
     if options.append_port && (is_untrusted || !headers.contains_key(FORWARDED_PORT)) {
         headers.insert(FORWARDED_PORT, HeaderValue::from(peer.local_port));
     }
     let is_internal =
         may_be_internal && options.internal.iter().any(|range| range.contains(client.ip()));
-    tell_certificate(headers, options.certificate, peer.certificate);
-    drop_claims(headers, is_internal, options.use_remote_address);
+    if claims.certificate || peer.certificate.is_some() {
+        tell_certificate(headers, options.certificate, peer.certificate);
+    }
+    if claims.envoy {
+        drop_claims(headers, is_internal, options.use_remote_address);
+    }
     if is_internal {
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
     } else if options.use_remote_address
@@ -111,11 +119,12 @@ pub fn request(
         headers.insert(EXTERNAL_ADDRESS, address);
     }
     let is_edge = options.use_remote_address && !is_internal;
-    give_id(headers, options, is_edge, random);
+    if !claims.id || is_edge && !options.preserve_request_id {
+        give_id(headers, options, random);
+    }
     if let Some(via) = &options.via {
         append(headers, &VIA, ", ", via.as_bytes());
     }
-    let is_https = headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https");
     Ok(Origin { client, is_https, is_internal })
 }
 
@@ -148,11 +157,34 @@ fn tell_certificate(
     }
 }
 
-fn drop_claims(headers: &mut HeaderMap, is_internal: bool, is_edge_listener: bool) {
-    // Nearly always there is none: one pass instead of a look-up for each.
-    if !headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
-        return;
+/// What a request says already of what is said here: one pass instead of a look-up for each, since nearly
+/// always there is none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Claims {
+    proto: bool,
+    certificate: bool,
+    id: bool,
+    /// Something that begins with `x-envoy-`.
+    envoy: bool,
+}
+
+impl Claims {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut claims = Self::default();
+        for name in headers.keys() {
+            let Some(rest) = name.as_str().strip_prefix("x-") else { continue };
+            match rest {
+                "forwarded-proto" => claims.proto = true,
+                "forwarded-client-cert" => claims.certificate = true,
+                "request-id" => claims.id = true,
+                _ => claims.envoy |= rest.starts_with("envoy-"),
+            }
+        }
+        claims
     }
+}
+
+fn drop_claims(headers: &mut HeaderMap, is_internal: bool, is_edge_listener: bool) {
     headers.remove(INTERNAL);
     if is_internal {
         return;
@@ -168,12 +200,8 @@ fn drop_claims(headers: &mut HeaderMap, is_internal: bool, is_edge_listener: boo
     }
 }
 
-fn give_id(headers: &mut HeaderMap, options: &EdgeOptions, is_edge: bool, random: u128) {
+fn give_id(headers: &mut HeaderMap, options: &EdgeOptions, random: u128) {
     if !options.generate_request_id {
-        return;
-    }
-    let may_keep = !is_edge || options.preserve_request_id;
-    if may_keep && headers.contains_key(REQUEST_ID) {
         return;
     }
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use http::{Extensions, Method, StatusCode, Uri, Version, request};
+use http::{Extensions, Method, Request, StatusCode, Uri, Version, request};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 use xds_proto::convert::Address;
@@ -15,7 +15,7 @@ use super::connection::{ChainView, Connection};
 use super::deadline::Progress;
 use super::edge::{Origin, REQUEST_ID};
 use super::log;
-use crate::body::{Activity, Break, DeadlineKind, Ended, Meter};
+use crate::body::{Activity, Body, Break, DeadlineKind, Ended, Meter};
 use crate::cluster::Cluster;
 use crate::cluster::endpoints::Endpoint;
 use crate::cluster::pool::Link;
@@ -124,7 +124,7 @@ pub(super) struct ResponseHead {
 }
 
 impl Exchange {
-    pub(super) fn new(connection: &Rc<Connection>, head: &request::Parts) -> Self {
+    pub(super) fn new(connection: &Rc<Connection>, head: &request::Parts) -> Box<Self> {
         let view = connection.view();
         view.stats().requests_active.increment();
         connection.request_began();
@@ -133,7 +133,7 @@ impl Exchange {
         }
         connection.flow.begin(false);
         let activity = Activity::new();
-        Self {
+        Box::new(Self {
             connection: Rc::clone(connection),
             view,
             started: activity.last(),
@@ -169,11 +169,11 @@ impl Exchange {
             scope: ScopeNumber::default(),
             has_restarted: false,
             route_stats: None,
-        }
+        })
     }
 
     /// A request whose head could not be read; `head` only stands for it.
-    pub(super) fn unread(connection: &Rc<Connection>, head: &request::Parts) -> Self {
+    pub(super) fn unread(connection: &Rc<Connection>, head: &request::Parts) -> Box<Self> {
         let mut exchange = Self::new(connection, head);
         exchange.is_unread = true;
         exchange.request.complete();
@@ -181,9 +181,9 @@ impl Exchange {
     }
 
     /// Notes the request as it was let in.
-    pub(super) fn note_request(&mut self, head: &request::Parts, origin: Origin) {
-        self.uri = head.uri.clone();
-        self.host = head.headers.get(HOST).cloned();
+    pub(super) fn note_request(&mut self, request: &Request<Body>, origin: Origin) {
+        self.uri = request.uri().clone();
+        self.host = request.headers().get(HOST).cloned();
         self.origin = Some(origin);
     }
 
@@ -196,12 +196,12 @@ impl Exchange {
     }
 
     /// Notes the request as it goes upstream.
-    pub(super) fn note_sent(&mut self, head: &request::Parts) {
-        self.headers = head.headers.clone();
-        self.sent_method.clone_from(&head.method);
-        self.sent_uri = Some(head.uri.clone());
+    pub(super) fn note_sent(&mut self, request: &Request<Body>) {
+        self.headers = request.headers().clone();
+        self.sent_method.clone_from(request.method());
+        self.sent_uri = Some(request.uri().clone());
         if self.view.chain().is_some_and(|chain| chain.config.http.options.http1.keeps_case) {
-            let mut written = head.extensions.clone();
+            let mut written = request.extensions().clone();
             written.remove::<OnUpgrade>();
             self.sent_case = Some(written);
         }

@@ -1,5 +1,6 @@
 //! A request on its way upstream: which cluster, which endpoint, how long, and whether once more.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -63,7 +64,7 @@ impl Plan<'_> {
 pub(super) async fn forward(
     exchange: &mut Exchange,
     plan: Plan<'_>,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Response<Body> {
     let view = hash_view(exchange, &request);
     let (cluster, picked) = choose(&plan, &view);
@@ -116,22 +117,22 @@ async fn send(
     exchange: &mut Exchange,
     (plan, picked): (Plan<'_>, Option<&WeightedCluster>),
     target: Target<'_>,
-    request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, Local> {
-    let (mut head, body) = request.into_parts();
-    let overrides = Overrides::take(&mut head.headers, plan.retry);
+    let overrides = Overrides::take(request.headers_mut(), plan.retry);
     let plan = Plan { retry: overrides.retry.as_deref().or(plan.retry), ..plan };
-    let limits = overrides.apply(timeouts::limits(&plan, &head.headers));
-    prepare(exchange, &plan, picked, (&mut head, &limits));
-    exchange.note_sent(&head);
-    let body = mirror::send(exchange, &plan, (&head, body), limits.response);
-    let (body, once_more) = match plan.retry {
-        _ if body.is_empty() => (body, OnceMore::Empty),
+    let limits = overrides.apply(timeouts::limits(&plan, request.headers()));
+    prepare(exchange, &plan, picked, (&mut request, &limits));
+    exchange.note_sent(&request);
+    mirror::send(exchange, &plan, &mut request, limits.response);
+    let once_more = match plan.retry {
+        _ if request.body().is_empty() => OnceMore::Empty,
         Some(policy) if policy.retries > 0 && !plan.is_upgrade => {
-            let (body, kept) = Kept::new(body, plan.forward.kept_bytes_max);
-            (body, OnceMore::Kept(kept))
+            let (body, kept) = Kept::new(std::mem::take(request.body_mut()), plan.forward.kept_bytes_max);
+            *request.body_mut() = body;
+            OnceMore::Kept(kept)
         }
-        _ => (body, OnceMore::Gone),
+        _ => OnceMore::Gone,
     };
     let Target { cluster, selection, endpoint } = target;
     let mut tries = Tries {
@@ -144,7 +145,7 @@ async fn send(
         tried: Vec::new(),
         slot: None,
     };
-    let answered = tries.run(Request::from_parts(head, body), endpoint).await;
+    let answered = tries.run(request, endpoint).await;
     let response = answered.map_err(|mut local| {
         let may_be_nothing = overrides.answers_timeout_with_nothing;
         if may_be_nothing && matches!(local.why, Why::UpstreamTimeout | Why::PerTryTimeout) {
@@ -187,12 +188,24 @@ fn prepare(
     exchange: &Exchange,
     plan: &Plan<'_>,
     picked: Option<&WeightedCluster>,
-    (head, limits): (&mut request::Parts, &Limits),
+    (request, limits): (&mut Request<Body>, &Limits),
 ) {
-    say_timeout(plan, &mut head.headers, limits, Duration::ZERO);
-    say_stream_limit(&mut head.headers, limits);
-    let context = crate::format::Context { attempts: 1, ..exchange.context() };
-    plan.found.rewrite_request(head, picked, &context, plan.adds_envoy_headers());
+    say_timeout(plan, request.headers_mut(), limits, Duration::ZERO);
+    say_stream_limit(request.headers_mut(), limits);
+    if plan.found.changes_request(picked) {
+        let context = crate::format::Context { attempts: 1, ..exchange.context() };
+        let keeps_originals = plan.adds_envoy_headers();
+        change_head(request, |head| {
+            plan.found.rewrite_request(head, picked, &context, keeps_originals);
+        });
+    }
+}
+
+fn change_head(request: &mut Request<Body>, change: impl FnOnce(&mut request::Parts)) {
+    let taken = std::mem::replace(request, Request::new(Body::empty()));
+    let (mut head, body) = taken.into_parts();
+    change(&mut head);
+    *request = Request::from_parts(head, body);
 }
 
 /// The changes of the route to a response, and its deadlines.
@@ -210,14 +223,16 @@ fn finish(
     if plan.found.virtual_host.include_attempt_count_in_response {
         headers.insert(ATTEMPT_COUNT, HeaderValue::from(exchange.attempts));
     }
-    let status = response.status();
-    let context = exchange.context();
-    let context = crate::format::Context {
-        response_code: Some(status.as_u16()),
-        details: if context.details.is_empty() { "via_upstream" } else { context.details },
-        ..context
-    };
-    plan.found.mutate_response(response.headers_mut(), picked, &context);
+    if plan.found.changes_response(picked) {
+        let status = response.status();
+        let context = exchange.context();
+        let context = crate::format::Context {
+            response_code: Some(status.as_u16()),
+            details: if context.details.is_empty() { "via_upstream" } else { context.details },
+            ..context
+        };
+        plan.found.mutate_response(response.headers_mut(), picked, &context);
+    }
     let progress = exchange.progress(exchange.started);
     let deadlines = Deadlines { idle: limits.idle, end: limits.end(&progress) };
     let meter = std::rc::Rc::clone(&exchange.response);
@@ -251,14 +266,14 @@ enum OnceMore {
 /// Whether a request is sent again.
 enum Again {
     /// With the time that the answer asks to wait.
-    Yes(Request<Body>, Option<Slot>, Option<Duration>),
+    Yes(Box<Request<Body>>, Option<Slot>, Option<Duration>),
     No(Result<Response<Body>, Miss>),
 }
 
 impl Tries<'_, '_> {
     async fn run(
         &mut self,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         mut endpoint: Arc<Endpoint>,
     ) -> Result<Response<Body>, Local> {
         loop {
@@ -308,7 +323,7 @@ impl Tries<'_, '_> {
                 if !is_safe && slot.is_none() {
                     return Again::No(Err(miss));
                 }
-                match miss.unsent.take().map(|unsent| *unsent).or_else(|| self.copy()) {
+                match miss.unsent.take().or_else(|| self.copy()) {
                     Some(again) => Again::Yes(again, slot, None),
                     None => Again::No(Err(miss)),
                 }
@@ -355,14 +370,14 @@ impl Tries<'_, '_> {
     }
 
     /// The request as it was sent, where it had no body or that is kept.
-    fn copy(&self) -> Option<Request<Body>> {
+    fn copy(&self) -> Option<Box<Request<Body>>> {
         let body = match &self.once_more {
             OnceMore::Empty => Body::empty(),
             OnceMore::Kept(kept) => kept.again()?,
             OnceMore::Gone => return None,
         };
         let exchange = &self.exchange;
-        let mut copy = Request::new(body);
+        let mut copy = Box::new(Request::new(body));
         *copy.method_mut() = exchange.sent_method.clone();
         *copy.uri_mut() = exchange.sent_uri.clone()?;
         *copy.version_mut() = exchange.version;
@@ -414,14 +429,18 @@ impl Tries<'_, '_> {
     async fn attempt(
         &mut self,
         endpoint: &Arc<Endpoint>,
-        request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Result<Response<Body>, Miss>, Local> {
         let started = Instant::now();
         self.exchange.attempts += 1;
-        let request = self.address(endpoint, request);
+        self.address(endpoint, &mut request);
         let pools = self.exchange.connection.worker().pools.clone();
         let mut link = None;
-        let sent = self.hold(started, pools.send_by(endpoint, request, &mut link)).await;
+        let sent = {
+            // Held by a reference, so that it is not moved.
+            let sending = pin!(pools.send_by(endpoint, request, &mut link));
+            self.hold(started, sending).await
+        };
         self.exchange.link = link;
         let took = started.elapsed();
         self.exchange.upstream_wait += took;
@@ -462,34 +481,33 @@ impl Tries<'_, '_> {
     }
 
     /// What a request says of the endpoint and the try.
-    fn address(&self, endpoint: &Endpoint, request: Request<Body>) -> Request<Body> {
-        let (mut head, body) = request.into_parts();
+    fn address(&self, endpoint: &Endpoint, request: &mut Request<Body>) {
         if self.plan.found.virtual_host.include_request_attempt_count {
-            head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.exchange.attempts));
+            request.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(self.exchange.attempts));
         }
         if !self.tried.is_empty() {
             let complete = self.exchange.request.completed_at();
             let elapsed = complete.map(|at| at.elapsed()).unwrap_or_default();
-            say_timeout(&self.plan, &mut head.headers, &self.limits, elapsed);
+            say_timeout(&self.plan, request.headers_mut(), &self.limits, elapsed);
         }
         if !endpoint.config.hostname.is_empty()
             && let Ok(host) = HeaderValue::from_str(&endpoint.config.hostname)
         {
             let keeps_originals = self.plan.adds_envoy_headers() && self.tried.is_empty();
-            self.plan.found.rewrite_host_to(&mut head, &host, keeps_originals);
+            change_head(request, |head| {
+                self.plan.found.rewrite_host_to(head, &host, keeps_originals);
+            });
         }
         if endpoint.connector.config.proxy_protocol.is_some() {
             let facts = &self.exchange.connection.facts;
             let remote = self.exchange.origin.map_or(facts.remote, |origin| origin.client);
-            head.extensions.insert(Ends { remote, local: facts.local });
+            request.extensions_mut().insert(Ends { remote, local: facts.local });
         }
-        Request::from_parts(head, body)
     }
 
-    fn check(&self, response: Response<Body>) -> Result<Response<Body>, Miss> {
-        let (mut head, body) = response.into_parts();
-        match guard::response(&mut head, self.plan.is_upgrade) {
-            Ok(()) => Ok(Response::from_parts(head, body)),
+    fn check(&self, mut response: Response<Body>) -> Result<Response<Body>, Miss> {
+        match guard::response(&mut response, self.plan.is_upgrade) {
+            Ok(()) => Ok(response),
             Err(_) => {
                 self.cluster.live.stats.failure(UpstreamFailureKind::Protocol);
                 Err(Miss {

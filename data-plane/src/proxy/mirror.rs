@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Version, request};
+use http::{HeaderMap, Method, Request, Version};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 
@@ -23,38 +23,38 @@ const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 /// How long a copy may take where its route has no limit.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Sends copies of a request, as it goes upstream, to where its route wants them. Gives the body
-/// that is to be sent; reading it feeds the copies.
+/// Sends copies of a request, as it goes upstream, to where its route wants them. Reading its body then
+/// feeds the copies.
 pub(super) fn send(
     exchange: &Exchange,
     plan: &Plan<'_>,
-    (head, body): (&request::Parts, Body),
+    request: &mut Request<Body>,
     limit: Option<Duration>,
-) -> Body {
+) {
     let policies = &plan.forward.mirrors;
-    if policies.is_empty() || plan.is_upgrade || head.method == Method::CONNECT {
-        return body;
+    if policies.is_empty() || plan.is_upgrade || request.method() == Method::CONNECT {
+        return;
     }
     let wanted = policies.iter().filter(|policy| fastrand::u32(..1_000_000) < policy.millionths);
     let targets: Vec<_> = wanted
-        .filter_map(|policy| Some((policy, Arc::clone(cluster(plan, policy, &head.headers)?))))
+        .filter_map(|policy| Some((policy, Arc::clone(cluster(plan, policy, request.headers())?))))
         .collect();
     if targets.is_empty() {
-        return body;
+        return;
     }
-    let (body, copies) = if body.is_empty() {
-        (body, targets.iter().map(|_| Body::empty()).collect())
+    let copies = if request.body().is_empty() {
+        targets.iter().map(|_| Body::empty()).collect()
     } else {
-        tee::tee(body, targets.len())
+        let (body, copies) = tee::tee(std::mem::take(request.body_mut()), targets.len());
+        *request.body_mut() = body;
+        copies
     };
     let worker = exchange.connection.worker();
     for ((policy, cluster), copy) in targets.into_iter().zip(copies) {
-        let head = self::head(exchange, policy, head);
-        let request = head.map(|()| copy);
+        let request = head(exchange, policy, request).map(|()| copy);
         let pools = worker.pools.clone();
         worker.tasks.spawn_local(deliver(pools, cluster, request, limit.unwrap_or(LIMIT)));
     }
-    body
 }
 
 fn cluster<'a>(
@@ -69,12 +69,12 @@ fn cluster<'a>(
     }
 }
 
-fn head(exchange: &Exchange, policy: &MirrorPolicy, original: &request::Parts) -> Request<()> {
+fn head(exchange: &Exchange, policy: &MirrorPolicy, original: &Request<Body>) -> Request<()> {
     let mut head = Request::new(());
-    head.method_mut().clone_from(&original.method);
-    head.uri_mut().clone_from(&original.uri);
+    head.method_mut().clone_from(original.method());
+    head.uri_mut().clone_from(original.uri());
     *head.version_mut() = Version::HTTP_11;
-    head.headers_mut().clone_from(&original.headers);
+    head.headers_mut().clone_from(original.headers());
     let headers = head.headers_mut();
     headers.remove(CONNECTION);
     if let Some(host) = headers.get(HOST) {

@@ -87,7 +87,7 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Carries bytes until upstream ends, or the client is gone, nothing moves for too long, or the connection is cut off.
-    pub(super) async fn run(self, mut exchange: Exchange) {
+    pub(super) async fn run(self, mut exchange: Box<Exchange>) {
         let connection = Rc::clone(&exchange.connection);
         let ended = tokio::select! {
             ended = carry(self, &mut exchange) => ended,

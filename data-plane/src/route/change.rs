@@ -35,6 +35,28 @@ impl Found<'_> {
         self.rewrite_path(head, forward, context, keeps_originals);
     }
 
+    /// Whether there is anything to change of a request.
+    pub fn changes_request(&self, picked: Option<&WeightedCluster>) -> bool {
+        let of_cluster = |picked: &WeightedCluster| {
+            !picked.request.is_empty() || picked.host_rewrite.is_some()
+        };
+        let of_forward = match &self.route.action {
+            Action::Forward(forward) => {
+                forward.host_rewrite.is_some() || forward.path_rewrite.is_some()
+            }
+            Action::Redirect(_) | Action::Direct(_) => false,
+        };
+        of_forward
+            || picked.is_some_and(of_cluster)
+            || self.levels().iter().any(|level| !level.request.is_empty())
+    }
+
+    /// Whether there is anything to change of a response.
+    pub fn changes_response(&self, picked: Option<&WeightedCluster>) -> bool {
+        picked.is_some_and(|picked| !picked.response.is_empty())
+            || self.levels().iter().any(|level| !level.response.is_empty())
+    }
+
     fn rewrite_host(&self, head: &mut Parts, forward: &Forward, keeps_originals: bool) {
         let Some(rewrite) = &forward.host_rewrite else { return };
         let host = rewrite.host(path_of(&head.uri), &head.headers).map(Cow::into_owned);

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::Either;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use http::header::{CONNECTION, HeaderValue};
 use http::{Method, StatusCode, Version};
 use hyper::body::Incoming;
@@ -293,26 +296,24 @@ async fn http1(builder: &http1::Builder, (io, rules): (Io, Rules), connection: R
         let (owner, beyond) = (Rc::clone(&owner), Arc::clone(&beyond));
         let place = count.replace(count.get() + 1);
         // hyper keeps room for the future as long as the connection lives: mostly idle.
-        let answer = move || answer(owner, beyond, place, request);
-        async move { Ok::<_, Infallible>(Box::pin(answer()).await) }
+        Box::pin(answer(&owner, beyond, place, request))
     });
     let io = Metered::new(io, Arc::clone(&connection.flow));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let mut end = End::of_http1(&connection, &gate);
+    // Apart, so that what ends a connection is not looked at each time that something moves on it.
+    let mut ends = FuturesUnordered::from_iter([End::of_http1(&connection, &gate).next()]);
     loop {
         let served = tokio::select! {
             biased;
             served = serving.as_mut() => served,
-            next = end.next() => match next {
-                Next::Drain => {
-                    serving.as_mut().graceful_shutdown();
-                    continue;
+            Some((next, end)) = ends.next() => {
+                ends.push(end.next());
+                match next {
+                    Next::Drain => serving.as_mut().graceful_shutdown(),
+                    Next::Late => gate.head_is_late(),
+                    Next::GiveUp | Next::Close => return,
                 }
-                Next::Late => {
-                    gate.head_is_late();
-                    continue;
-                }
-                Next::GiveUp | Next::Close => return,
+                continue;
             }
         };
         if let Err(error) = served {
@@ -323,26 +324,30 @@ async fn http1(builder: &http1::Builder, (io, rules): (Io, Rules), connection: R
 }
 
 /// Answers the request at `place` of its connection.
-async fn answer(
-    connection: Rc<Connection>,
+fn answer(
+    connection: &Rc<Connection>,
     gate: Arc<Gate>,
     place: u64,
     request: http::Request<Incoming>,
-) -> http::Response<ReplyBody> {
+) -> impl Future<Output = Result<http::Response<ReplyBody>, Infallible>> + use<> {
     let is_connect = request.method() == Method::CONNECT;
-    let mut response = match gate.broken() {
+    let answer = match gate.broken() {
         Some(broken) if broken.head == Some(place) => {
-            proxy::refuse(&connection, request, broken.violation).await
+            let connection = Rc::clone(connection);
+            Either::Left(Box::pin(proxy::refuse(connection, request, broken.violation)))
         }
-        _ => proxy::serve(&connection, request, None).await,
+        _ => Either::Right(proxy::serve(connection, request, None)),
     };
-    let status = response.status();
-    let is_tunnel = is_connect && status.is_success();
-    gate.answered(status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel);
-    if gate.broken().is_some_and(|broken| broken.head.is_none()) {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    async move {
+        let mut response = answer.await;
+        let status = response.status();
+        let is_tunnel = is_connect && status.is_success();
+        gate.answered(status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel);
+        if gate.broken().is_some_and(|broken| broken.head.is_none()) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
-    response
 }
 
 async fn http2(
@@ -357,28 +362,28 @@ async fn http2(
         let (owner, stream) = (Rc::clone(&owner), StreamWatch::new());
         watch.set(Some(Rc::clone(&stream)));
         // In a box, since the task keeps the room for it until the last byte is sent.
-        Box::pin(
-            async move { Ok::<_, Infallible>(proxy::serve(&owner, request, Some(stream)).await) },
-        )
+        Box::pin(proxy::serve(&owner, request, Some(stream)).map(Ok::<_, Infallible>))
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut end = End::of_http2(&connection, &clock);
+    let mut ends = FuturesUnordered::from_iter([End::of_http2(&connection, &clock).next()]);
     loop {
         let served = tokio::select! {
             biased;
             served = serving.as_mut() => served,
-            next = end.next() => match next {
-                Next::Drain => {
-                    serving.as_mut().graceful_shutdown();
-                    continue;
+            Some((next, end)) = ends.next() => {
+                ends.push(end.next());
+                match next {
+                    Next::Drain => serving.as_mut().graceful_shutdown(),
+                    Next::Late | Next::GiveUp => {
+                        connection.give_up(connection.fault().unwrap_or(Fault::SlowHeaders));
+                        // It finds out when it reads or writes.
+                        poll_fn(|context| Poll::Ready(serving.as_mut().poll(context).is_ready()))
+                            .await;
+                        return;
+                    }
+                    Next::Close => return,
                 }
-                Next::Late | Next::GiveUp => {
-                    connection.give_up(connection.fault().unwrap_or(Fault::SlowHeaders));
-                    // It finds out when it reads or writes.
-                    poll_fn(|context| Poll::Ready(serving.as_mut().poll(context).is_ready())).await;
-                    return;
-                }
-                Next::Close => return,
+                continue;
             }
         };
         if let Err(error) = served {

@@ -73,7 +73,12 @@ impl<'a> End<'a> {
         }
     }
 
-    pub(super) async fn next(&mut self) -> Next {
+    /// What is to happen next, and what finds out what comes after.
+    pub(super) async fn next(mut self) -> (Next, Self) {
+        (self.wait().await, self)
+    }
+
+    async fn wait(&mut self) -> Next {
         loop {
             let wake = self.wake();
             let wait = async {

@@ -114,17 +114,17 @@ pub(super) async fn send(
     pool: Rc<Pool>,
     mut connection: Http1,
     in_flight: &mut Option<Occupied>,
-    request: http::Request<Body>,
+    mut request: Box<http::Request<Body>>,
 ) -> Result<http::Response<Body>, UpstreamError> {
     let is_reused = connection.requests > 0;
     connection.requests = connection.requests.saturating_add(1);
     connection.flow.begin(request.version() == http::Version::HTTP_2);
     let has_trailers = pool.connector.config.http1_trailers;
     connection.gate.ask(request.method());
-    let mut request = request::for_http1(request);
+    request::make_http1(&mut request);
     let expectation = request.headers().contains_key(EXPECT).then(|| expectation(&mut request));
     let flow = Arc::clone(&connection.flow);
-    let request = request.map(|body| {
+    let request = (*request).map(|body| {
         let body = if has_trailers { body } else { body.without_trailers() };
         Sent::new(Outgoing::new(body, Some(flow)).held_by(expectation))
     });

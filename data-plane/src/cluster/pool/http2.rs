@@ -159,14 +159,14 @@ pub(super) async fn open(
 pub(super) async fn send(
     stream: Http2Stream,
     in_flight: &mut Option<Occupied>,
-    request: http::Request<Body>,
+    request: Box<http::Request<Body>>,
 ) -> Result<http::Response<Body>, UpstreamError> {
     let connection = &stream.connection;
     let is_reused = connection.requests.get() > 0;
-    let request = match request::for_http2(request, stream.pool.connector.tls.is_some()) {
+    let request = match request::for_http2(*request, stream.pool.connector.tls.is_some()) {
         Ok(request) => request,
         Err(request) => {
-            return Err(UpstreamError::new(UpstreamFailure::Request, Some(*request), None));
+            return Err(UpstreamError::new(UpstreamFailure::Request, Some(request), None));
         }
     };
     let protocol = request.extensions().get::<Protocol>().cloned();

@@ -10,7 +10,7 @@ use crate::body::Body;
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Origin form, with a `host` field.
-pub(super) fn for_http1(mut request: Request<Body>) -> Request<Body> {
+pub(super) fn make_http1(request: &mut Request<Body>) {
     if let Some(authority) = request.uri().authority() {
         let host = HeaderValue::from_str(authority.as_str());
         if !request.headers().contains_key(HOST)
@@ -22,7 +22,6 @@ pub(super) fn for_http1(mut request: Request<Body>) -> Request<Body> {
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     }
     *request.version_mut() = Version::HTTP_11;
-    request
 }
 
 /// Scheme, authority and path in the URI, no `host` field; an upgrade as CONNECT (RFC 8441). Gives the
@@ -115,10 +114,12 @@ mod tests {
 
     #[test]
     fn http1_has_the_host_in_a_field() {
-        let said = for_http1(request("http://x.test/a?b=c", None));
+        let mut said = request("http://x.test/a?b=c", None);
+        make_http1(&mut said);
         assert_eq!(said.uri().to_string(), "/a?b=c");
         assert_eq!(said.headers()[HOST], "x.test");
-        let said = for_http1(request("/", Some("y.test")));
+        let mut said = request("/", Some("y.test"));
+        make_http1(&mut said);
         assert_eq!(said.headers()[HOST], "y.test");
     }
 }
