@@ -359,22 +359,28 @@ impl Meter {
                     // A body has trailers once.
                     let _is_first = self.trailers.set(trailers.clone());
                 }
+                self.activity.touch();
                 // Who has the last byte asks no more.
                 if is_end {
-                    self.complete();
+                    self.complete_at(self.activity.last());
                 }
-                self.activity.touch();
             }
             Poll::Ready(Some(Err(error))) => self.ended.set(Some(Ended::Sender(error.kind()))),
+            Poll::Ready(None) if self.ended_at.get().is_some() => {}
             Poll::Ready(None) => self.complete(),
         }
     }
 
     /// Notes that nothing more is to come.
     pub fn complete(&self) {
+        self.complete_at(Instant::now());
+    }
+
+    /// Notes that nothing more has come since `at`.
+    pub fn complete_at(&self, at: Instant) {
         self.ended.set(Some(Ended::Complete));
         if self.ended_at.get().is_none() {
-            self.ended_at.set(Some(Instant::now()));
+            self.ended_at.set(Some(at));
         }
     }
 }

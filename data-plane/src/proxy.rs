@@ -190,7 +190,7 @@ async fn leave(
 ) -> Response<Body> {
     filters::on_response(exchange, chain, &mut response).await;
     let options = &chain.config.http.options;
-    let id = exchange.request_id();
+    let id = options.edge.request_id_in_response.then(|| exchange.request_id()).flatten();
     edge::response(response.headers_mut(), &options.edge, &options.server, id);
     response
 }
@@ -225,7 +225,7 @@ fn admit(
     // What an upgrade leads to is a part of its request.
     let is_upgrade = asks.as_ref().is_ok_and(|asks| asks.upgrade.is_some());
     if request.body().is_empty() && !is_upgrade {
-        exchange.request.complete();
+        exchange.request.complete_at(exchange.started);
     }
     let asks = asks?;
     for change in &options.edge.early_changes {

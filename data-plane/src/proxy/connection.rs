@@ -505,10 +505,10 @@ impl Connection {
         self.requests.set(self.requests.get() + 1);
     }
 
-    /// A request ended.
-    pub(super) fn request_ended(&self) {
+    /// A request ended at `now`.
+    pub(super) fn request_ended(&self, now: Instant) {
         self.requests.set(self.requests.get().saturating_sub(1));
-        self.idle_since.set(Instant::now());
+        self.idle_since.set(now);
     }
 
     /// Since when it has no request; `None` while it has one.

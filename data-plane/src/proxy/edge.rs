@@ -225,7 +225,7 @@ pub(super) fn append(headers: &mut HeaderMap, name: &HeaderName, separator: &str
     }
 }
 
-/// Says in the headers of a response who answers. `request_id` is that of the request.
+/// Says in the headers of a response who answers. `request_id` is that of the request, where it is told.
 pub fn response(
     headers: &mut HeaderMap,
     options: &EdgeOptions,
@@ -241,9 +241,7 @@ pub fn response(
         }
         ServerHeader::PassThrough => {}
     }
-    if options.request_id_in_response
-        && let Some(id) = request_id
-    {
+    if let Some(id) = request_id {
         headers.insert(REQUEST_ID, id.clone());
     }
     if let Some(via) = &options.via {

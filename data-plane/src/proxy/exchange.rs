@@ -1,5 +1,6 @@
 //! One request and its response: what the log and the numbers will say of them.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub(super) struct Exchange {
     pub(super) connection: Rc<Connection>,
     pub(super) view: ChainView,
     pub(super) started: Instant,
-    pub(super) started_at: SystemTime,
+    /// Found out where it is asked for, and the same from then on.
+    started_at: OnceCell<SystemTime>,
     pub(super) version: Version,
     pub(super) method: Method,
     /// Its head could not be read: method and path are not the client's.
@@ -137,7 +139,7 @@ impl Exchange {
             connection: Rc::clone(connection),
             view,
             started: activity.last(),
-            started_at: SystemTime::now(),
+            started_at: OnceCell::new(),
             version: head.version,
             method: head.method.clone(),
             is_unread: false,
@@ -226,7 +228,7 @@ impl Exchange {
         self.head = Some(ResponseHead {
             status,
             at: Instant::now(),
-            grpc_status: headers.get(GRPC_STATUS).cloned(),
+            grpc_status: self.is_grpc.then(|| headers.get(GRPC_STATUS).cloned()).flatten(),
             headers: has_logs.then(|| headers.clone()),
         });
     }
@@ -244,6 +246,11 @@ impl Exchange {
     /// Whether the whole request has come.
     pub(super) fn is_request_complete(&self) -> bool {
         self.request.completed_at().is_some()
+    }
+
+    /// When it began, by the clock on the wall.
+    pub(super) fn started_at(&self) -> SystemTime {
+        *self.started_at.get_or_init(|| SystemTime::now() - self.started.elapsed())
     }
 
     pub(super) fn request_id(&self) -> Option<&HeaderValue> {
@@ -278,7 +285,7 @@ impl Exchange {
             transport_failure: self.transport_failure.as_ref().map_or("", |failure| &failure.text),
             response_code: head.map(|head| head.status.as_u16()),
             details: self.details(),
-            start: Some(self.started_at),
+            start: Some(self.started_at()),
             remote: Some(client),
             direct_remote: Some(facts.peer),
             local: Some(facts.local),
@@ -369,7 +376,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.note_end();
-        let took = self.started.elapsed();
+        let now = Instant::now();
+        let took = now.duration_since(self.started);
         self.count(took);
         log::write(self, took);
         if self.version < Version::HTTP_2 {
@@ -379,7 +387,7 @@ impl Drop for Exchange {
             self.connection.stream_ended(is_unanswered, took);
         }
         self.view.stats().requests_active.decrement();
-        self.connection.request_ended();
+        self.connection.request_ended(now);
     }
 }
 

@@ -216,9 +216,12 @@ fn finish(
     (mut response, limits): (Response<Body>, &Limits),
 ) -> Response<Body> {
     let headers = response.headers_mut();
-    let complete_at = exchange.request.completed_at();
-    if let Some(at) = complete_at.filter(|_| plan.adds_envoy_headers()) {
-        headers.insert(SERVICE_TIME, HeaderValue::from(milliseconds(at.elapsed())));
+    let (complete_at, answered_at) = (exchange.request.completed_at(), exchange.answered_at);
+    if let Some((from, to)) = complete_at.zip(answered_at)
+        && plan.adds_envoy_headers()
+    {
+        let took = milliseconds(to.saturating_duration_since(from));
+        headers.insert(SERVICE_TIME, HeaderValue::from(took));
     }
     if plan.found.virtual_host.include_attempt_count_in_response {
         headers.insert(ATTEMPT_COUNT, HeaderValue::from(exchange.attempts));

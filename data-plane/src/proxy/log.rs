@@ -38,7 +38,7 @@ fn line(exchange: &Exchange, took: Duration, out: &mut String) {
     let mut line = Line { out, is_first: true };
     line.out.push('{');
     line.key("time");
-    push_time(exchange.started_at, line.out);
+    push_time(exchange.started_at(), line.out);
     line.header("request_id", exchange.request_id());
     line.text("node", &exchange.connection.worker().settings.node);
     line.text("listener", exchange.connection.listener_name());

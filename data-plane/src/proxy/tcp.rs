@@ -187,7 +187,7 @@ impl Lookup for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.log();
-        self.connection.request_ended();
+        self.connection.request_ended(Instant::now());
     }
 }
 
