@@ -29,7 +29,10 @@ pub const ALL: [(&str, Check); 6] = [
 pub fn paths(data: &[u8]) {
     let Some((&flags, path)) = data.split_first() else { return };
     let Ok(path) = std::str::from_utf8(path) else { return };
-    if http::uri::PathAndQuery::try_from(path).is_err() || !path.starts_with('/') {
+    // As codecs hand it on: what follows a `#` is gone.
+    let Ok(path) = http::uri::PathAndQuery::try_from(path) else { return };
+    let path = path.as_str();
+    if !path.starts_with('/') {
         return;
     }
     let options = PathOptions {

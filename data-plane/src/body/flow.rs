@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
 use super::{Body, BodyError};
@@ -205,7 +205,9 @@ impl Go {
 impl Outgoing {
     /// A body that goes to a connection with this flow, if that is watched.
     pub fn new(body: Body, flow: Option<Arc<Flow>>) -> Self {
-        let throttle = flow.filter(|_| !body.is_empty()).map(|flow| {
+        // What fits into one piece is never held back.
+        let is_small = body.size_hint().upper().is_some_and(|bytes| bytes <= TOGETHER_BYTES);
+        let throttle = flow.filter(|_| !is_small).map(|flow| {
             flow.source.store(body.flow());
             Throttle::new(flow)
         });

@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn ports_and_dots_are_taken_off_as_told() {
         let host = |strip_port, strip_trailing_dot, host: &str| {
-            strip(host, split_port(host), HostOptions { strip_port, strip_trailing_dot }, 80).to_owned()
+            strip(host, split_port(host), HostOptions { strip_port, strip_trailing_dot }, 80)
+                .to_owned()
         };
         assert_eq!(host(StripPort::No, false, "a.test:80"), "a.test:80");
         assert_eq!(host(StripPort::Matching, false, "a.test:80"), "a.test");

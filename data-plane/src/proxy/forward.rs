@@ -128,7 +128,8 @@ async fn send(
     let once_more = match plan.retry {
         _ if request.body().is_empty() => OnceMore::Empty,
         Some(policy) if policy.retries > 0 && !plan.is_upgrade => {
-            let (body, kept) = Kept::new(std::mem::take(request.body_mut()), plan.forward.kept_bytes_max);
+            let (body, kept) =
+                Kept::new(std::mem::take(request.body_mut()), plan.forward.kept_bytes_max);
             *request.body_mut() = body;
             OnceMore::Kept(kept)
         }
@@ -221,7 +222,7 @@ fn finish(
         && plan.adds_envoy_headers()
     {
         let took = milliseconds(to.saturating_duration_since(from));
-        headers.insert(SERVICE_TIME, HeaderValue::from(took));
+        headers.insert(SERVICE_TIME, number(took));
     }
     if plan.found.virtual_host.include_attempt_count_in_response {
         headers.insert(ATTEMPT_COUNT, HeaderValue::from(exchange.attempts));
@@ -240,6 +241,13 @@ fn finish(
     let deadlines = Deadlines { idle: limits.idle, end: limits.end(&progress) };
     let meter = std::rc::Rc::clone(&exchange.response);
     response.map(|body| body.watched(meter, deadlines))
+}
+
+/// A number in a header; nearly always it has one digit, and needs no memory.
+fn number(number: u64) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let digit = usize::try_from(number).ok().and_then(|number| DIGITS.get(number));
+    digit.map_or_else(|| number.into(), |digit| HeaderValue::from_static(digit))
 }
 
 /// The tries to have a request answered.

@@ -37,9 +37,8 @@ impl Found<'_> {
 
     /// Whether there is anything to change of a request.
     pub fn changes_request(&self, picked: Option<&WeightedCluster>) -> bool {
-        let of_cluster = |picked: &WeightedCluster| {
-            !picked.request.is_empty() || picked.host_rewrite.is_some()
-        };
+        let of_cluster =
+            |picked: &WeightedCluster| !picked.request.is_empty() || picked.host_rewrite.is_some();
         let of_forward = match &self.route.action {
             Action::Forward(forward) => {
                 forward.host_rewrite.is_some() || forward.path_rewrite.is_some()
