@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, nice, set_parent_process_death_signal};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -51,6 +51,9 @@ use watches::Watches;
 
 /// Threads for all that is not traffic: configuration, the admin page, DNS.
 const CONTROL_THREADS: usize = 2;
+/// By how much nicer they are than workers: who makes a big table must not keep requests waiting.
+/// A third of what a worker gets is theirs all the same.
+const CONTROL_NICE: i32 = 5;
 /// Responses and answers that may wait for the config loop.
 const INBOX_MAX: usize = 16;
 
@@ -69,6 +72,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
+        .on_thread_start(|| {
+            // On Linux a thread has a niceness of its own.
+            if let Err(error) = nice(CONTROL_NICE) {
+                tracing::debug!(%error, "control threads are as busy as workers");
+            }
+        })
         .enable_all()
         .build()
         .context("cannot start threads")?;

@@ -83,3 +83,29 @@ async fn rest_routes_and_idle_connections_cost_what_they_should() {
     assert!(per_connection <= CONNECTION_BYTES_MAX, "{per_connection} bytes a connection");
     assert!(per_route <= ROUTE_BYTES_MAX, "{per_route} bytes a route");
 }
+
+/// The niceness of the threads of a process whose names begin so.
+fn niceness(process: u32, name: &str) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let stats =
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap());
+    // `number (name) state ...`: niceness is the 17th after the name.
+    stats
+        .filter_map(|stat| {
+            let (front, rest) = stat.rsplit_once(") ").unwrap();
+            let (_, own) = front.split_once('(').unwrap();
+            own.starts_with(name).then(|| rest.split(' ').nth(16).unwrap().parse().unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_makes_tables_is_nicer_than_who_serves() {
+    let data = folder();
+    let control = ControlPlane::start(data.path()).await;
+    let proxy = Proxy::start(control.xds, "n1", "x").await;
+    let (makers, workers) =
+        (niceness(proxy.process.id(), "control"), niceness(proxy.process.id(), "worker"));
+    assert!(!makers.is_empty() && !workers.is_empty(), "{makers:?} {workers:?}");
+    assert!(makers.iter().min() > workers.iter().max(), "{makers:?} {workers:?}");
+}
