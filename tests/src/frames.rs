@@ -236,6 +236,11 @@ impl Frames {
         }
     }
 
+    /// The next frame, however long it takes; none when the connection ends first.
+    pub async fn wait(&mut self) -> Option<Frame> {
+        self.read().await
+    }
+
     /// What comes next.
     pub async fn next_within(&mut self, patience: Duration) -> Heard {
         match timeout(patience, self.read()).await {

@@ -2,6 +2,7 @@
 
 mod address;
 mod endpoint;
+mod frames;
 mod guarded;
 mod http1;
 mod http2;

@@ -3,6 +3,7 @@
 //! Only the nine bytes in front of each frame are looked at. What frames say is the codec's to judge;
 //! here is counted what attackers multiply.
 
+pub mod answers;
 mod rules;
 mod trailers;
 

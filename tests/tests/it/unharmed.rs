@@ -1,14 +1,15 @@
 //! What the proxy does with traffic that is wrong, too much or too slow.
 
 mod downgrade;
+mod endpoints;
 mod floods;
 mod http2;
 mod limits;
 mod requests;
 mod responses;
+mod upstreams;
 mod paths;
 mod slow;
-mod upstreams;
 
 use std::fs;
 use std::net::SocketAddr;

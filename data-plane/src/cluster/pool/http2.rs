@@ -19,6 +19,7 @@ use crate::body::{Body, Lease};
 use crate::cluster::connect::Stream;
 use crate::cluster::failure::{UpstreamError, UpstreamFailure};
 use crate::cluster::pool::endpoint::{Permit, Pool, Refusal};
+use crate::cluster::pool::frames::Framed;
 use crate::cluster::pool::{Link, Occupied, request};
 use crate::cluster::protocol::ConnectionConfig;
 
@@ -111,7 +112,7 @@ pub(super) async fn open(
         builder.keep_alive_interval(interval).keep_alive_timeout(config.http2.ping_timeout);
         builder.keep_alive_while_idle(true);
     }
-    let handshake = builder.handshake::<_, Body>(TokioIo::new(stream)).await;
+    let handshake = builder.handshake::<_, Body>(TokioIo::new(Framed::new(stream))).await;
     let (sender, connection) = handshake.map_err(|error| Refusal {
         reason: UpstreamFailure::Connect,
         source: Some(std::io::Error::other(error)),
@@ -176,6 +177,9 @@ pub(super) async fn send(
         Ok(response) => {
             if let Some(waker) = connection.unsettled.take() {
                 waker.wake();
+            }
+            if response.headers().len() > stream.pool.connector.config.headers_max {
+                return Err(UpstreamError::new(UpstreamFailure::Protocol, None, None));
             }
             let lease = Box::new(Http2Lease { _stream: stream, _in_flight: in_flight.take() });
             if let Some(protocol) = protocol
