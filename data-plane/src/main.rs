@@ -7,10 +7,6 @@ use clap::Parser;
 use data_plane::app;
 use data_plane::app::settings::Args;
 
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Serves traffic as a control plane, or a file, says.
 ///
 /// Configuration is Envoy's: a bootstrap file, and xDS over one stream. A change is swapped in whole
