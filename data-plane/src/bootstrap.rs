@@ -147,13 +147,14 @@ fn compile(message: proto::Bootstrap) -> Result<Bootstrap, FieldError> {
     if let Some(layered) = layered_runtime {
         bootstrap.runtime =
             xds_proto::field::each(layered.layers, "layers", read_layer).at("layered_runtime")?;
-        bootstrap.resets = runtime::resets(&bootstrap.runtime).at("layered_runtime")?;
     }
     if let Some(manager) = overload_manager {
         bootstrap.overload =
             overload::compile(manager, &mut bootstrap.limits).at("overload_manager")?;
     }
-    overload::limits_of_runtime(&bootstrap.runtime, &mut bootstrap.limits);
+    let values = runtime::Values::of(&bootstrap.runtime);
+    bootstrap.resets = runtime::resets(&values).at("layered_runtime")?;
+    runtime::connections(&values, &mut bootstrap.limits).at("layered_runtime")?;
     Ok(bootstrap)
 }
 

@@ -1,6 +1,5 @@
-//! What the bootstrap says of too much work: `overload_manager`, and the runtime keys of limits.
+//! What the bootstrap says of too much work: `overload_manager`.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use prost::{Message, Name};
@@ -11,18 +10,12 @@ use xds_proto::envoy::config::overload::v3::trigger::TriggerOneof;
 use xds_proto::envoy::extensions::resource_monitors as monitors;
 use xds_proto::field::{At, FieldError, each, required, required_text};
 use xds_proto::fields;
-use xds_proto::google::protobuf::value::Kind;
-use xds_proto::google::protobuf::{Any, Struct};
+use xds_proto::google::protobuf::Any;
 
-use super::{RuntimeLayer, RuntimeSource};
 use crate::overload::plan::{Action, Limits, Monitor, Plan, REFRESH, Resource, Trigger};
 
 /// What Envoy calls the limit of connections, which no trigger can name.
 const CONNECTIONS: &str = "envoy.resource_monitors.global_downstream_max_connections";
-
-/// The runtime keys of the limits.
-const GLOBAL_KEY: &str = "overload.global_downstream_max_connections";
-const LISTENER_KEY: (&str, &str) = ("envoy.resource_limits.listener.", ".connection_limit");
 
 /// Reads `overload_manager`; what it says of the number of connections goes to `limits`.
 pub(super) fn compile(
@@ -182,53 +175,6 @@ fn unpack<M: Message + Default>(config: &Any) -> Result<M, FieldError> {
     M::decode(config.value.as_slice()).map_err(|error| FieldError::invalid(error.to_string()))
 }
 
-/// The limits that values of the runtime set; the last layer that has one counts. Those that come by
-/// xDS are not read.
-pub(super) fn limits_of_runtime(layers: &[RuntimeLayer], limits: &mut Limits) {
-    let mut values = HashMap::new();
-    for layer in layers {
-        if let RuntimeSource::Static(layer) = &layer.source {
-            flatten("", layer, &mut values);
-        }
-    }
-    for (key, value) in values {
-        if key == GLOBAL_KEY {
-            // As in Envoy the monitor, where there is one, counts more.
-            if limits.closes_beyond == u64::MAX {
-                limits.closes_beyond = value;
-            }
-        } else if let Some(name) =
-            key.strip_prefix(LISTENER_KEY.0).and_then(|rest| rest.strip_suffix(LISTENER_KEY.1))
-        {
-            limits.listeners.insert(name.to_owned(), value);
-        }
-    }
-}
-
-/// Whole numbers by their full keys: a tree means the same as keys with dots.
-fn flatten(prefix: &str, layer: &Struct, values: &mut HashMap<String, u64>) {
-    for (key, value) in &layer.fields {
-        let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        let number = match &value.kind {
-            Some(Kind::StructValue(inner)) => {
-                flatten(&key, inner, values);
-                continue;
-            }
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "it is in range"
-            )]
-            Some(Kind::NumberValue(number)) if (0.0..1e15).contains(number) => Some(*number as u64),
-            Some(Kind::StringValue(text)) => text.trim().parse().ok(),
-            _ => None,
-        };
-        if let Some(number) = number {
-            values.insert(key, number);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use xds_proto::json::from_yaml;
@@ -334,24 +280,5 @@ loadshed_points:
         ] {
             assert_eq!(compiled(&text).unwrap_err(), wanted);
         }
-    }
-
-    #[test]
-    fn runtime_keys_limit_connections_and_the_last_layer_counts() {
-        let layer = |text: &str| RuntimeLayer {
-            name: "a".into(),
-            source: RuntimeSource::Static(from_yaml(text).unwrap()),
-        };
-        let layers = [
-            layer("{envoy: {resource_limits: {listener: {a.b: {connection_limit: 5}}}}}"),
-            layer(
-                "{envoy.resource_limits.listener.web.connection_limit: 7, overload.global_downstream_max_connections: '9'}",
-            ),
-            layer("{envoy.resource_limits.listener.a.b.connection_limit: 6}"),
-        ];
-        let mut limits = Limits::default();
-        limits_of_runtime(&layers, &mut limits);
-        assert_eq!(limits.listeners, [("a.b".to_owned(), 6), ("web".to_owned(), 7)].into());
-        assert_eq!(limits.closes_beyond, 9);
     }
 }
