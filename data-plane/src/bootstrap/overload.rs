@@ -40,10 +40,11 @@ pub(super) fn compile(
             ignore: [typed_config],
             refuse: [],
         );
-        let action = match required_text(name, "name")?.strip_prefix("envoy.overload_actions.") {
+        let name = required_text(name, "name")?;
+        let action = match &*name {
             // The allocator gives back by itself what is free; nobody has to ask.
-            Some("shrink_heap") => None,
-            name => Some(known(name.unwrap_or_default(), &Action::ALL)?),
+            "envoy.overload_actions.shrink_heap" => None,
+            name => Some(action(name).ok_or_else(|| unsupported(name))?),
         };
         add(&mut plan, action, triggers)
     })?;
@@ -53,16 +54,20 @@ pub(super) fn compile(
         let action = match name.strip_prefix("envoy.load_shed_points.") {
             Some("tcp_listener_accept") => Action::RejectConnections,
             Some("http_connection_manager_decode_headers") => Action::StopRequests,
-            _ => return Err(FieldError::unsupported()).at("name"),
+            _ => return Err(unsupported(&name)),
         };
         add(&mut plan, Some(action), triggers)
     })?;
     Ok(plan)
 }
 
-fn known(name: &str, actions: &[Action]) -> Result<Action, FieldError> {
-    let known = actions.iter().copied().find(|action| action.name() == name);
-    known.ok_or_else(FieldError::unsupported).at("name")
+fn action(name: &str) -> Option<Action> {
+    let known = name.strip_prefix("envoy.overload_actions.")?;
+    Action::ALL.into_iter().find(|action| action.name() == known)
+}
+
+fn unsupported(name: &str) -> FieldError {
+    FieldError::invalid(format!("{name:?} is not supported")).at("name")
 }
 
 fn add(
@@ -241,15 +246,15 @@ loadshed_points:
         for (text, wanted) in [
             (
                 act("actions:\n- name: envoy.overload_actions.reduce_timeouts", heap),
-                "actions[0].name: not supported",
+                "actions[0].name: \"envoy.overload_actions.reduce_timeouts\" is not supported",
             ),
             (
                 act("actions:\n- name: envoy.overload_actions.reset_high_memory_stream", heap),
-                "actions[0].name: not supported",
+                "actions[0].name: \"envoy.overload_actions.reset_high_memory_stream\" is not supported",
             ),
             (
                 act("loadshed_points:\n- name: envoy.load_shed_points.hcm_ondata_creating_codec", heap),
-                "loadshed_points[0].name: not supported",
+                "loadshed_points[0].name: \"envoy.load_shed_points.hcm_ondata_creating_codec\" is not supported",
             ),
             (
                 act("actions:\n- name: envoy.overload_actions.stop_accepting_requests", "x, threshold: {value: 1}"),
