@@ -10,6 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::wait;
+
 /// Nothing of these tests takes longer.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -279,4 +281,46 @@ fn request_end(bytes: &[u8]) -> Option<usize> {
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
     (rest.len() >= length).then_some(begin + length)
+}
+
+/// Waits until the other end, a socket of this machine over IPv4, has read all that was sent to it.
+pub async fn is_read(stream: &TcpStream) {
+    let (from, to) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    wait::until("what was sent to be read", LIMIT, async || {
+        let sockets = tokio::fs::read_to_string("/proc/net/tcp").await.unwrap();
+        match sockets.lines().find_map(|line| waiting(line, to, from)) {
+            Some(0) | None => Ok(()),
+            Some(bytes) => Err(format!("{bytes} bytes are not read")),
+        }
+    })
+    .await;
+}
+
+/// Bytes that wait in the socket of a line of `/proc/net/tcp`, where it has these ends.
+fn waiting(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    let ends = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => {
+            format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port())
+        }
+        SocketAddr::V6(_) => String::new(),
+    };
+    let mut fields = line.split_whitespace().skip(1);
+    let has_ends = fields.next()? == ends(local) && fields.next()? == ends(remote);
+    let queues = fields.nth(1).filter(|_| has_ends)?;
+    u64::from_str_radix(queues.split_once(':')?.1, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_in_a_socket_is_read_from_its_line() {
+        let line =
+            "   3: 0100007F:1F90 0100007F:A3C2 01 00000000:0000002A 00:00000000 00000000 0 0 1";
+        let (own, other) = ("127.0.0.1:8080".parse().unwrap(), "127.0.0.1:41922".parse().unwrap());
+        assert_eq!(waiting(line, own, other), Some(42));
+        assert_eq!(waiting(line, other, own), None);
+        assert_eq!(waiting("  sl  local_address rem_address", own, other), None);
+    }
 }

@@ -214,6 +214,7 @@ async fn uploads_over_http2_that_stall_or_drip_are_answered_408() {
         let request = Request::post("http://a.test/up").body(()).unwrap();
         let (answer, mut body) = send.send_request(request, false).unwrap();
         let dripping = tokio::spawn(async move {
+            let mut pace = tokio::time::interval(DRIP);
             loop {
                 if body.send_data(Bytes::from_static(b"a"), false).is_err() {
                     return;
@@ -221,7 +222,7 @@ async fn uploads_over_http2_that_stall_or_drip_are_answered_408() {
                 if !drips {
                     return std::future::pending().await;
                 }
-                tokio::time::sleep(DRIP).await;
+                pace.tick().await;
             }
         });
         let answer = timeout(LIMIT, answer).await.unwrap().unwrap();
@@ -257,13 +258,13 @@ async fn readers_that_drip_meet_the_timeout_of_the_route() {
     let mut client = Raw::connect(rig.address).await;
     client.send("GET /drips HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
     let reader = tokio::spawn(async move {
-        let mut read = 0;
+        let (mut read, mut pace) = (0, tokio::time::interval(DRIP));
         loop {
             read += 1;
             if client.read(read).await < read {
                 return read;
             }
-            tokio::time::sleep(DRIP).await;
+            pace.tick().await;
         }
     });
     assert_eq!(rig.logged(1).await, ["GET /drips 200 UT response_timeout"]);
@@ -282,12 +283,13 @@ async fn streams_that_are_not_read_are_reset_and_others_go_on() {
         let request = Request::get(format!("http://a.test/{name}")).body(()).unwrap();
         let (answer, _) = send.send_request(request, true).unwrap();
         let mut body = timeout(LIMIT, answer).await.unwrap().unwrap().into_body();
+        let mut pace = tokio::time::interval(DRIP);
         let ended = async {
             loop {
                 match body.data().await {
                     Some(Ok(piece)) => {
                         if name == "drips" {
-                            tokio::time::sleep(DRIP).await;
+                            pace.tick().await;
                             body.flow_control().release_capacity(piece.len()).unwrap();
                         }
                     }

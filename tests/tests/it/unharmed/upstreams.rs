@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gateway_tests::raw::Raw;
+use gateway_tests::raw::{Raw, is_read};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -57,6 +57,9 @@ struct Row {
     /// What it counts as in `weighlock_upstream_failures_total`, if so.
     counts: Option<&'static str>,
 }
+
+/// How often an endpoint that goes on and on sends a piece.
+const PACE: Duration = Duration::from_millis(20);
 
 const LENGTH: &str = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
@@ -336,15 +339,16 @@ async fn follow(mut stream: TcpStream, number: usize, (does, last): Shared) {
                 return stall(&mut stream).await;
             }
             Reset(_) => {
-                // What was sent before is read before the reset.
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                // A reset takes with it what was not read.
+                is_read(&stream).await;
                 let _ = stream.set_zero_linger();
                 return;
             }
             Stall(_) => return stall(&mut stream).await,
             Repeat(_, piece) => {
+                let mut pace = tokio::time::interval(PACE);
                 while stream.write_all(piece.as_bytes()).await.is_ok() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    pace.tick().await;
                 }
                 return;
             }
